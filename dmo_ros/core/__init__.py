@@ -1,0 +1,1 @@
+"""Robot-free logic: numpy and the standard library only."""
