@@ -6,6 +6,7 @@ When one is there, the same CMakeLists.txt that colcon uses is built and its res
 to pip. When none is there, everything else is installed: training needs no ROS.
 """
 
+import hashlib
 import os
 from pathlib import Path
 import re
@@ -110,31 +111,31 @@ class BuildMessages(build_ext):
     """Run CMakeLists.txt and hand what it installs to pip."""
 
     def run(self) -> None:
-        """Build into build/pip, install into build/stage, copy from there."""
-        stage = HERE / 'build' / 'stage'
+        """Build and install below build/, in a folder per ROS, and copy from there."""
+        key = hashlib.sha256(os.pathsep.join([sys.executable, *ros_prefixes()]).encode())
+        build = HERE / 'build' / f'pip-{key.hexdigest()[:8]}'
+        stage = build / 'stage'
         shutil.rmtree(stage, ignore_errors=True)
-        self._cmake(HERE / 'build' / 'pip', stage)
+        self._cmake(build, stage)
         self._take_modules(next(stage.glob(f'**/*-packages/{NAME}')))
         self._take_data(stage)
         if getattr(self, 'editable_mode', False):
             self.run_command('install_data')  # an editable wheel gets no data files otherwise
 
     def _cmake(self, build: Path, stage: Path) -> None:
-        prefixes = ros_prefixes()
-        configure = [
-            f'cmake -S {HERE} -B {build} -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release',
-            f'-DCMAKE_INSTALL_PREFIX={stage} -DPython3_EXECUTABLE={sys.executable}',
-            f'-DDMO_PYTHON={sys.executable}',
-            f'-DCMAKE_PROJECT_INCLUDE={HERE}/cmake/wheel_includes.cmake',
-        ]
-        environment = cmake_environment(prefixes)
-        for command in (
-            ' '.join(configure).split(' '),
-            ['cmake', '--build', str(build), '--parallel'],
-            ['cmake', '--install', str(build)],
-        ):
+        options = {
+            'BUILD_TESTING': 'OFF',
+            'CMAKE_BUILD_TYPE': 'Release',
+            'CMAKE_INSTALL_PREFIX': stage,
+            'CMAKE_PROJECT_INCLUDE': HERE / 'cmake' / 'wheel_includes.cmake',
+            'DMO_PYTHON': sys.executable,
+            'Python3_EXECUTABLE': sys.executable,
+        }
+        configure = ['-S', HERE, '-B', build, *(f'-D{k}={v}' for k, v in options.items())]
+        environment = cmake_environment(ros_prefixes())
+        for arguments in (configure, ['--build', build, '--parallel'], ['--install', build]):
             try:
-                subprocess.run(command, env=environment, check=True)
+                subprocess.run(['cmake', *map(str, arguments)], env=environment, check=True)
             except FileNotFoundError:
                 sys.exit(f'{NAME}: cmake is missing; install it: pip install cmake')
             except subprocess.CalledProcessError as error:

@@ -43,6 +43,8 @@ def pytest_configure(config):
     os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % LAST_SAFE_DOMAIN)
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     os.environ.pop('ROS_LOCALHOST_ONLY', None)  # it would overrule the range, with warnings
+    if os.environ.get('ROS_DISTRO') == 'humble':  # knows only the older variable
+        os.environ['ROS_LOCALHOST_ONLY'] = '1'
     os.environ.pop('ROS_STATIC_PEERS', None)
 
 
