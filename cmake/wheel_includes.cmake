@@ -1,20 +1,42 @@
-# The message packages of the PyPI ROS wheels name an include folder of the machine that built
-# them, and CMake stops at a folder that does not exist. setup.py injects this file with
+# Two include folders that the PyPI ROS wheels get wrong. setup.py injects this file with
 # CMAKE_PROJECT_INCLUDE, so that a stock ROS never sees it. For colcon with the wheels:
 #   colcon build --cmake-args -DCMAKE_PROJECT_INCLUDE=<repository>/cmake/wheel_includes.cmake
-function(dmo_drop_missing_includes)
-  get_property(targets DIRECTORY PROPERTY IMPORTED_TARGETS)
-  foreach(target ${targets})
+
+# Message packages name a folder of the machine that built them: CMake stops at one that is absent.
+function(dmo_drop_missing target folders)
+  set(kept "")
+  foreach(folder ${folders})
+    if(NOT IS_ABSOLUTE "${folder}" OR EXISTS "${folder}")
+      list(APPEND kept "${folder}")
+    endif()
+  endforeach()
+  set_property(TARGET ${target} PROPERTY INTERFACE_INCLUDE_DIRECTORIES "${kept}")
+endfunction()
+
+# numpy's headers lie below our sources when the environment is our .venv: CMake exports no such
+# folder, so it counts for this build only.
+function(dmo_keep_inside target folders)
+  set(kept "")
+  foreach(folder ${folders})
+    string(FIND "${folder}" "${CMAKE_CURRENT_SOURCE_DIR}/" position)
+    if(position EQUAL 0)
+      set(folder "$<BUILD_INTERFACE:${folder}>")
+    endif()
+    list(APPEND kept "${folder}")
+  endforeach()
+  set_property(TARGET ${target} PROPERTY INTERFACE_INCLUDE_DIRECTORIES "${kept}")
+endfunction()
+
+function(dmo_mend_includes)
+  get_property(imported DIRECTORY PROPERTY IMPORTED_TARGETS)
+  get_property(built DIRECTORY PROPERTY BUILDSYSTEM_TARGETS)
+  foreach(target ${imported} ${built})
     get_target_property(folders ${target} INTERFACE_INCLUDE_DIRECTORIES)
-    if(folders)
-      set(kept "")
-      foreach(folder ${folders})
-        if(NOT IS_ABSOLUTE "${folder}" OR EXISTS "${folder}")
-          list(APPEND kept "${folder}")
-        endif()
-      endforeach()
-      set_property(TARGET ${target} PROPERTY INTERFACE_INCLUDE_DIRECTORIES "${kept}")
+    if(folders AND target IN_LIST imported)
+      dmo_drop_missing(${target} "${folders}")
+    elseif(folders)
+      dmo_keep_inside(${target} "${folders}")
     endif()
   endforeach()
 endfunction()
-cmake_language(DEFER CALL dmo_drop_missing_includes)  # CMake 3.19: after CMakeLists.txt
+cmake_language(DEFER CALL dmo_mend_includes)  # CMake 3.19: runs after CMakeLists.txt

@@ -20,7 +20,7 @@ NOT_IN_ROSDEP = {'rosidl_runtime_py', 'ament_index_python'}
 
 def sources(folder):
     """Return the Python files below a folder, without generated ones."""
-    return [p for p in sorted((ROOT / folder).rglob('*.py')) if ROOT / 'dmo_ros/msg' != p.parent]
+    return [p for p in sorted((ROOT / folder).rglob('*.py')) if p.parent != ROOT / 'dmo_ros/msg']
 
 
 def imported(path):
@@ -65,9 +65,8 @@ def test_every_field_of_a_message_is_commented(message):
 @pytest.mark.ros
 @pytest.mark.parametrize('message', MESSAGES)
 def test_messages_survive_serialisation(message):
-    from rclpy.serialization import deserialize_message, serialize_message
-
     import dmo_ros.msg
+    from rclpy.serialization import deserialize_message, serialize_message
 
     kind = getattr(dmo_ros.msg, message)
     assert deserialize_message(serialize_message(kind()), kind) == kind()
