@@ -21,15 +21,12 @@ def picture(encoding, padding=0, big_endian=False):
     return rows.tobytes(), rows.shape[1]
 
 
-@pytest.mark.parametrize('encoding', ENCODINGS)
-@pytest.mark.parametrize('padding', [0, 6])
-def test_every_encoding_equals_the_oracle(encoding, padding):
+@pytest.mark.parametrize('encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8'])
+def test_the_usual_encodings_equal_the_oracle(encoding):
     image = pytest.importorskip('rosbags.image')
     typestore = pytest.importorskip('rosbags.typesys')
-    if encoding.endswith('16') or encoding.startswith('8UC'):
-        pytest.skip('the oracle does not reduce 16 bits, and gives 8UC a meaning of its own')
     store = typestore.get_typestore(typestore.Stores.ROS2_JAZZY).types
-    data, step = picture(encoding, padding)
+    data, step = picture(encoding)
     header = store['std_msgs/msg/Header'](
         stamp=store['builtin_interfaces/msg/Time'](sec=0, nanosec=0), frame_id='')
     message = store['sensor_msgs/msg/Image'](
@@ -37,6 +34,14 @@ def test_every_encoding_equals_the_oracle(encoding, padding):
         data=np.frombuffer(data, dtype=np.uint8))
     wanted = image.message_to_cvimage(message, 'rgb8')
     np.testing.assert_array_equal(decode(data, HEIGHT, WIDTH, encoding, step), wanted)
+
+
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_padded_rows_give_the_same_frame(encoding):
+    tight, _ = picture(encoding)
+    padded, step = picture(encoding, padding=6)
+    np.testing.assert_array_equal(decode(padded, HEIGHT, WIDTH, encoding, step),
+                                  decode(tight, HEIGHT, WIDTH, encoding))
 
 
 @pytest.mark.parametrize('encoding', ['rgb16', 'bgr16', 'mono16'])
