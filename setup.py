@@ -127,7 +127,8 @@ class BuildMessages(build_ext):
             'BUILD_TESTING': 'OFF',
             'CMAKE_BUILD_TYPE': 'Release',
             'CMAKE_INSTALL_PREFIX': stage,
-            'CMAKE_PROJECT_INCLUDE': HERE / 'cmake' / 'wheel_includes.cmake',
+            'CMAKE_INSTALL_RPATH': Path(sys.prefix, 'lib'),  # a sourced ROS does not look there
+            'CMAKE_PROJECT_INCLUDE': HERE / 'cmake' / 'pip.cmake',
             'DMO_PYTHON': sys.executable,
             'Python3_EXECUTABLE': sys.executable,
         }

@@ -1,8 +1,8 @@
-# Two include folders that the PyPI ROS wheels get wrong. setup.py injects this file with
-# CMAKE_PROJECT_INCLUDE, so that a stock ROS never sees it. For colcon with the wheels:
-#   colcon build --cmake-args -DCMAKE_PROJECT_INCLUDE=<repository>/cmake/wheel_includes.cmake
+# What a build by pip, or with the PyPI ROS wheels, needs beyond CMakeLists.txt. setup.py injects
+# this file with CMAKE_PROJECT_INCLUDE, so that colcon on a stock ROS never sees it. For colcon
+# with the wheels: colcon build --cmake-args -DCMAKE_PROJECT_INCLUDE=<repository>/cmake/pip.cmake
 
-# Message packages name a folder of the machine that built them: CMake stops at one that is absent.
+# The wheels' message packages name a folder of the machine that built them: CMake stops at one that is absent.
 function(dmo_drop_missing target folders)
   set(kept "")
   foreach(folder ${folders})
@@ -27,6 +27,18 @@ function(dmo_keep_inside target folders)
   set_property(TARGET ${target} PROPERTY INTERFACE_INCLUDE_DIRECTORIES "${kept}")
 endfunction()
 
+# The middlewares' type support is opened by its bare name, which finds nothing in a virtual
+# environment unless it is loaded already: let the Python module load it.
+function(dmo_load_type_support)
+  set(module ${PROJECT_NAME}_s__rosidl_typesupport_c)
+  target_link_options(${module} PRIVATE "LINKER:--no-as-needed")
+  foreach(kind fastrtps_c introspection_c)
+    if(TARGET ${PROJECT_NAME}__rosidl_typesupport_${kind})
+      target_link_libraries(${module} PRIVATE ${PROJECT_NAME}__rosidl_typesupport_${kind})
+    endif()
+  endforeach()
+endfunction()
+
 function(dmo_mend_includes)
   get_property(imported DIRECTORY PROPERTY IMPORTED_TARGETS)
   get_property(built DIRECTORY PROPERTY BUILDSYSTEM_TARGETS)
@@ -39,4 +51,7 @@ function(dmo_mend_includes)
     endif()
   endforeach()
 endfunction()
-cmake_language(DEFER CALL dmo_mend_includes)  # CMake 3.19: runs after CMakeLists.txt
+
+# After CMakeLists.txt has run; CMake 3.19.
+cmake_language(DEFER CALL dmo_mend_includes)
+cmake_language(DEFER CALL dmo_load_type_support)
