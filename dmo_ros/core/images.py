@@ -18,7 +18,7 @@ class ImageError(ValueError):
 
 def check_frame(frame: np.ndarray) -> None:
     """Raise ImageError unless ``frame`` is (H, W, 3) uint8."""
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
         raise ImageError(f'a frame must be (H, W, 3) uint8, this one is {frame.shape} '
                          f'{frame.dtype}; convert the camera image to rgb8 first')
 

@@ -145,10 +145,11 @@ class TaskSpec:
 
     def difference(self, other: TaskSpec) -> str | None:
         """Name the first field in which two specifications differ, with both values."""
-        return _difference(self.to_dict(), other.to_dict(), '')
+        return first_difference(self.to_dict(), other.to_dict(), '')
 
 
-def _difference(mine: Any, theirs: Any, path: str) -> str | None:
+def first_difference(mine: Any, theirs: Any, path: str) -> str | None:
+    """Name the first place where two plain JSON values differ, with both values."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         pairs = [(key, mine.get(key), theirs.get(key)) for key in sorted({*mine, *theirs})]
     elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
@@ -156,7 +157,7 @@ def _difference(mine: Any, theirs: Any, path: str) -> str | None:
     else:
         return None if mine == theirs else f'{path}: {mine!r} here, {theirs!r} there'
     for key, a, b in pairs:
-        found = _difference(a, b, f'{path}.{key}' if path else key)
+        found = first_difference(a, b, f'{path}.{key}' if path else key)
         if found:
             return found
     return None

@@ -1,0 +1,202 @@
+"""
+A policy on the robot: one ONNX file, numpy and onnxruntime, nothing else.
+
+:meth:`Policy.load` reads the file once and refuses it unless everything holds: hash, signature
+(when keys are given), task specification, graph signature, execution provider, and the golden loop
+that was recorded with PyTorch at export.  Then :meth:`Policy.step` maps a frame to an action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .contract import Contract, TensorSpec
+from .history import FrameStack
+from .images import to_observation
+from .seal import ContractError, unseal
+from .tasks import get_task, TaskSpec
+
+CPU = 'CPUExecutionProvider'
+# Largest allowed |difference| to the golden actions: float32 on a CPU, and on devices whose
+# convolutions may run in TF32.
+TOLERANCE, DEVICE_TOLERANCE = 1e-4, 1e-2
+_TYPES = {'tensor(uint8)': 'uint8', 'tensor(float)': 'float32'}
+
+# image u8 (B, S, H, W, 3), prev_action (B, A), is_first (B, 1), states -> action (B, A), states
+Infer = Callable[[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]],
+                 tuple[np.ndarray, list[np.ndarray]]]
+
+
+class PolicyError(RuntimeError):
+    """A policy that cannot run here, or an answer of it that must not reach a robot."""
+
+
+class ClosedLoop:
+    """What a batch of policies remembers between two frames, around one inference function."""
+
+    def __init__(self, infer: Infer, width: int, frame_stack: int,
+                 state_shapes: Sequence[tuple[int, ...]], batch: int = 1) -> None:
+        """``state_shapes`` are without the batch dimension; ``width`` is the number of actions."""
+        self.batch, self.width = batch, width
+        self._infer, self._stack, self._shapes = infer, FrameStack(frame_stack), state_shapes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next frame is the first of an episode."""
+        self._stack.reset()
+        self._prev_action = np.zeros((self.batch, self.width), np.float32)
+        self._is_first = np.ones((self.batch, 1), np.float32)
+        self._states = [np.zeros((self.batch, *shape), np.float32) for shape in self._shapes]
+
+    def step(self, observation: np.ndarray) -> np.ndarray:
+        """
+        Answer observations (B, H, W, 3) uint8 with actions (B, A) float32 in [-1, 1].
+
+        :raises PolicyError: when an action or a state is not finite, or an action lies outside
+            [-1, 1]; the memory is cleared then, so that nothing of it outlives the refusal.
+        """
+        image = np.ascontiguousarray(np.moveaxis(self._stack.push(observation), 0, 1))
+        action, states = self._infer(image, self._prev_action, self._is_first, self._states)
+        fault = _fault(action, states)
+        if fault:
+            self.reset()
+            raise PolicyError(f'the policy answered with {fault}; the action is refused and its '
+                              'memory cleared. Look at the frame it saw, or export it again')
+        self._prev_action = np.clip(action, -1.0, 1.0)
+        self._is_first = np.zeros((self.batch, 1), np.float32)
+        self._states = states
+        return self._prev_action.copy()
+
+
+def _fault(action: np.ndarray, states: list[np.ndarray]) -> str | None:
+    if not np.isfinite(action).all():
+        return 'an action that is not finite'
+    if not all(np.isfinite(state).all() for state in states):
+        return 'a state that is not finite'
+    if np.abs(action).max() > 1.0 + 1e-3:
+        return f'an action of {np.abs(action).max():.3g}, outside [-1, 1]'
+    return None
+
+
+class Policy:
+    """A checked policy; make one with :meth:`load`."""
+
+    def __init__(self, session: Any, contract: Contract, spec: TaskSpec, digest: str,
+                 trust: str) -> None:
+        self.contract, self.spec, self.digest, self.trust = contract, spec, digest, trust
+        self.provider: str = session.get_providers()[0]
+        self.golden_error = float('nan')
+        self._session = session
+        self._names = [tensor.name for tensor in contract.inputs]
+        self._loop = self.loop()
+
+    @classmethod
+    def load(cls, path: str | Path, spec: TaskSpec | None, providers: Sequence[str] | None = None,
+             trusted_keys: Sequence[str] | None = None, allow_unsigned: bool = False) -> Policy:
+        """
+        Read, verify and open a policy file.
+
+        :param spec: the task the robot runs; None takes the file's word (to inspect a file).
+        :param providers: onnxruntime execution providers, the first of which must be there; the
+            CPU when left out.
+        :param trusted_keys: public keys, one of which must have signed the file; None asks nobody.
+        :raises ContractError: when the file is damaged, not trusted or made for something else.
+        :raises PolicyError: when it cannot run here.
+        """
+        data = _read(path)
+        sealed = unseal(data, trusted_keys, allow_unsigned)
+        contract = Contract.from_json(sealed.contract)
+        spec = get_task(str(contract.task.get('name'))) if spec is None else spec
+        contract.require_task(spec)
+        session = _open(data, list(providers or (CPU,)))
+        contract.require_graph(_ends(session.get_inputs()), _ends(session.get_outputs()))
+        policy = cls(session, contract, spec, sealed.digest, sealed.trust)
+        policy.golden_error = policy.check_golden()
+        return policy
+
+    def loop(self, batch: int = 1) -> ClosedLoop:
+        """Return a fresh closed loop of this policy over ``batch`` robots at once."""
+        shapes = [tuple(int(size) for size in state.shape[1:]) for state in self.contract.states]
+        return ClosedLoop(self.infer, len(self.spec.policy_actions), self.contract.frame_stack,
+                          shapes, batch)
+
+    def infer(self, image: np.ndarray, prev_action: np.ndarray, is_first: np.ndarray,
+              states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Run the graph once; shapes as in the contract."""
+        action, *after = self._session.run(
+            None, dict(zip(self._names, (image, prev_action, is_first, *states))))
+        return action, after
+
+    def reset(self) -> None:
+        """Begin an episode: forget frames, states and the last action."""
+        self._loop.reset()
+
+    def step(self, frame: np.ndarray) -> np.ndarray:
+        """
+        Map one camera frame to one action.
+
+        :param frame: (H, W, 3) uint8 RGB of any size.
+        :returns: (A,) float32 in [-1, 1], in the order of ``spec.policy_actions``.
+        :raises ImageError: for a frame of another shape or dtype.
+        :raises PolicyError: for an action that must not reach a robot; the policy is reset then.
+        """
+        # By way of the world model's frame size, because that is how training saw it.
+        seen = to_observation(to_observation(frame, self.spec), self.spec, self.spec.policy_size)
+        return self._loop.step(seen[None])[0]
+
+    def check_golden(self) -> float:
+        """Repeat the recorded closed loop; return the largest difference or refuse it."""
+        golden, actions, loop = self.contract.golden, [], self.loop()
+        for index, frame in enumerate(golden.frames):
+            if index in golden.first:
+                loop.reset()
+            actions.append(loop.step(frame[None])[0])
+        error = float(np.abs(np.stack(actions) - golden.actions).max())
+        allowed = TOLERANCE if self.provider == CPU else DEVICE_TOLERANCE
+        if not error <= allowed:
+            raise ContractError(
+                f'golden: the actions differ by up to {error:.2g} from those recorded at export '
+                f'({allowed:g} is allowed on {self.provider}); this onnxruntime computes another '
+                'policy: use the versions of constraints.txt, or export it again')
+        return error
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ContractError(f'the policy {path} cannot be read ({error.strerror}); give the path '
+                            'of a file that `dmo export` wrote') from error
+
+
+def _open(data: bytes, providers: list[str]) -> Any:
+    """Open a session; onnxruntime alone would fall back to the CPU without a word."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise PolicyError('running a policy needs onnxruntime, which is not installed; install '
+                          "it: pip install 'dmo_ros[deploy]'") from error
+    available = onnxruntime.get_available_providers()
+    if providers[0] not in available:
+        raise PolicyError(f'the provider {providers[0]} is not in this onnxruntime (it has '
+                          f"{', '.join(available)}); for CUDA: pip install 'dmo_ros[gpu]'")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class but this one
+        raise PolicyError(f'onnxruntime cannot open the graph ({error}); export it again, or '
+                          'update onnxruntime') from error
+    if session.get_providers()[0] != providers[0]:
+        raise PolicyError(f'{providers[0]} was asked for, onnxruntime chose '
+                          f'{session.get_providers()[0]}; its libraries do not load here')
+    return session
+
+
+def _ends(tensors: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(t.name, _TYPES.get(t.type, t.type), tuple(t.shape)) for t in tensors)

@@ -1,0 +1,94 @@
+"""A policy file small enough to be rebuilt for every case, with a numpy oracle beside it."""
+
+from types import SimpleNamespace
+
+from dmo_ros.core.contract import BATCH, Contract, Golden, interface, TensorSpec
+from dmo_ros.core.policy import ClosedLoop
+from dmo_ros.core.seal import seal
+from dmo_ros.core.tasks import get_task
+import numpy as np
+import pytest
+
+WIDTH = 2
+
+
+def weights(stack):
+    return np.random.default_rng(3).normal(size=(3 * stack, WIDTH)).astype(np.float32)
+
+
+def oracle(image, prev_action, is_first, states):
+    """What the graph below computes, in numpy."""
+    stack = image.shape[1]
+    mean = image.astype(np.float32).mean(axis=(2, 3)).reshape(len(image), -1) / np.float32(255)
+    kept = 1 - is_first
+    h = np.tanh(mean @ weights(stack) + 0.5 * kept * states[0])
+    return np.tanh(h + 0.3 * kept * prev_action), [h]
+
+
+def graph(stack, size=32, nan_on_black=False):
+    """The same as ONNX bytes: a recurrent policy of a few nodes."""
+    onnx = pytest.importorskip('onnx')
+    make, types = onnx.helper, onnx.TensorProto
+
+    def end(name, kind, *shape):
+        return make.make_tensor_value_info(name, kind, [BATCH, *shape])
+
+    def constant(name, array):
+        return onnx.numpy_helper.from_array(np.asarray(array), name)
+
+    nodes = [
+        make.make_node('Cast', ['image'], ['x0'], to=types.FLOAT),
+        make.make_node('ReduceMean', ['x0', 'axes'], ['x1'], keepdims=0),
+        make.make_node('Reshape', ['x1', 'flat'], ['x2']),
+        make.make_node('Div', ['x2', 'scale'], ['x3']),
+        make.make_node('MatMul', ['x3', 'w'], ['x4']),
+        make.make_node('Sub', ['one', 'is_first'], ['kept']),
+        make.make_node('Mul', ['h', 'kept'], ['h1']),
+        make.make_node('Mul', ['h1', 'half'], ['h2']),
+        make.make_node('Add', ['x4', 'h2'], ['h3']),
+        make.make_node('Tanh', ['h3'], ['h_next']),
+        make.make_node('Mul', ['prev_action', 'kept'], ['p1']),
+        make.make_node('Mul', ['p1', 'third'], ['p2']),
+        make.make_node('Add', ['h_next', 'p2'], ['a1']),
+        make.make_node('Tanh', ['a1'], ['a2' if nan_on_black else 'action'])]
+    if nan_on_black:
+        nodes += [make.make_node('ReduceSum', ['x3', 'last'], ['s0'], keepdims=1),
+                  make.make_node('Div', ['s0', 's0'], ['s1']),
+                  make.make_node('Mul', ['a2', 's1'], ['action'])]
+    f32 = np.float32
+    model = make.make_model(make.make_graph(
+        nodes, 'tiny',
+        [end('image', types.UINT8, stack, size, size, 3), end('prev_action', types.FLOAT, WIDTH),
+         end('is_first', types.FLOAT, 1), end('h', types.FLOAT, WIDTH)],
+        [end('action', types.FLOAT, WIDTH), end('h_next', types.FLOAT, WIDTH)],
+        [constant('axes', np.int64([2, 3])), constant('flat', np.int64([-1, 3 * stack])),
+         constant('last', np.int64([1])), constant('scale', f32(255)), constant('one', f32(1)),
+         constant('half', f32(0.5)), constant('third', f32(0.3)), constant('w', weights(stack))]),
+        opset_imports=[make.make_opsetid('', 18)], ir_version=9)
+    return model.SerializeToString()
+
+
+def contract(spec, stack, frames=6):
+    rng = np.random.default_rng(5)
+    seen = rng.integers(0, 256, (frames, spec.policy_size, spec.policy_size, 3), dtype=np.uint8)
+    # Frames of different brightness, so that their order matters to a policy that sees means.
+    seen = (seen // np.arange(1, frames + 1)[:, None, None, None]).astype(np.uint8)
+    loop, actions, first = ClosedLoop(oracle, WIDTH, stack, [(WIDTH,)]), [], (0, frames // 2)
+    for index, frame in enumerate(seen):
+        if index in first:
+            loop.reset()
+        actions.append(loop.step(frame[None])[0])
+    states = (TensorSpec('h', 'float32', (BATCH, WIDTH)),)
+    return Contract(spec.to_dict(), stack, states, *interface(spec, stack, states),
+                    Golden(seen, first, np.stack(actions)), {'commit': 'abc', 'seed': 1})
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    """A task, the pieces of a policy file for it, and the sealed bytes."""
+    spec = get_task('pusher')
+    stack = spec.frame_stack
+    model, promise = graph(stack), contract(spec, stack)
+    return SimpleNamespace(
+        spec=spec, stack=stack, graph=model, contract=promise, oracle=oracle, build=graph,
+        promise=contract, sealed=seal(model, promise.to_json()))
