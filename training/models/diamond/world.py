@@ -1,0 +1,140 @@
+"""DIAMOND behind the seam of a global model: reset(context), step(action) -> frame and reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser, DenoiserConfig
+from .sampler import sample, SamplerConfig
+from .unet import NetworkConfig
+from ...engine import CheckpointError, load_checkpoint
+from ...world import Context, WorldStep
+
+# (context (B, n, H, W, 3), new frame (B, H, W, 3)), both uint8 -> reward (B,) of the new frame
+Reward = Callable[[Tensor, Tensor], Tensor]
+
+
+class DiamondWorld:
+    """
+    A batch of imagined worlds, each with its own context of the last n frames and actions.
+
+    ``steps`` denoisings make a frame; in a deterministic scene 1 tracks as well as 3 at a third of
+    the cost.  One generator, seeded here and part of ``state_dict``, draws all noise.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        reward: Reward,
+        batch: int,
+        steps: int = 3,
+        seed: int = 0,
+        sampler: SamplerConfig | None = None,
+    ) -> None:
+        """
+        Build worlds without a context; ``reset`` all of them before the first step.
+
+        :param reward: called with the contexts before the step and the new frames, both uint8.
+        :param sampler: overrides ``steps`` and everything else about sampling.
+        """
+        self.denoiser, self.reward, self.batch = denoiser.frozen(), reward, batch
+        self.sampler = sampler or SamplerConfig(steps=steps)
+        self.generator = torch.Generator(denoiser.device).manual_seed(seed)
+        self.frames: Tensor | None = None
+        self.action: Tensor | None = None
+
+    def reset(self, context: Context, rows: Tensor | None = None) -> None:
+        """
+        Start worlds from real play.
+
+        :param context: the n newest (or more) uint8 frames and the actions between them, either of
+            all worlds or of the selected ones.
+        :param rows: bool (B,), which worlds; all, when left out.
+        """
+        n = self.denoiser.config.network.context
+        frames, action = context.observation, context.action
+        chosen = torch.ones(self.batch, dtype=torch.bool) if rows is None else rows.cpu()
+        if frames.shape[1] < n or action.shape[1] < n - 1 or frames.dtype != torch.uint8:
+            raise ValueError(
+                f'a context holds {n} uint8 frames and {n - 1} actions, not '
+                f'{tuple(frames.shape)} {frames.dtype} and {tuple(action.shape)}; '
+                f'draw longer ones'
+            )
+        if self.frames is None or self.action is None:
+            if not chosen.all():
+                raise ValueError('the first reset has to start all worlds (rows left out)')
+            self.frames = frames.new_zeros(self.batch, n, *frames.shape[2:]).to(self._device)
+            self.action = action.new_zeros(self.batch, n, action.shape[2]).to(self._device)
+        if len(frames) == self.batch:
+            frames, action = frames[chosen], action[chosen]
+        elif len(frames) != int(chosen.sum()):
+            raise ValueError(
+                f'{len(frames)} contexts for {int(chosen.sum())} of {self.batch} '
+                'worlds; give one for each world, or one for each selected world'
+            )
+        self.frames[chosen] = frames[:, -n:].to(self._device)
+        # The last slot belongs to the action of the coming step.
+        self.action[chosen, :-1] = action[:, action.shape[1] - (n - 1) :].to(self._device)
+
+    @torch.no_grad()
+    def step(self, action: Tensor) -> WorldStep:
+        """Apply actions (B, A) in [-1, 1]; return the next frames, without gradient."""
+        if self.frames is None or self.action is None:
+            raise RuntimeError('reset the worlds with contexts of play before the first step')
+        self.action[:, -1] = action.detach().to(self._device)
+        context = self.denoiser.encode(self.frames)
+        following = sample(self.denoiser, context, self.action, self.sampler, self.generator)
+        frame = self.denoiser.decode(following).contiguous()
+        reward = self.reward(self.frames, frame).float()
+        self.frames = torch.cat((self.frames[:, 1:], frame[:, None]), dim=1)
+        self.action = torch.roll(self.action, -1, dims=1)
+        return WorldStep(frame, reward, torch.zeros(self.batch, dtype=torch.bool))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.denoiser.device
+
+    def state_dict(self) -> dict[str, Any]:
+        """Contexts and generator: with them a run resumes exactly."""
+        return {
+            'frames': self.frames,
+            'action': self.action,
+            'generator': self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put contexts and generator back."""
+        self.frames, self.action = state['frames'], state['action']
+        self.generator.set_state(state['generator'])
+
+
+def denoiser_config(plain: dict[str, Any]) -> DenoiserConfig:
+    """Rebuild a configuration from its JSON form; an unknown key is refused by name."""
+    network: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in plain['network'].items()
+    }
+    try:
+        return DenoiserConfig(**{**plain, 'network': NetworkConfig(**network)})
+    except TypeError as error:
+        raise ValueError(
+            f'the stored denoiser was written by another version ({error}); train it again'
+        ) from error
+
+
+def load_denoiser(checkpoint: Path, device: torch.device | str = 'cpu') -> Denoiser:
+    """Load the averaged denoiser of a train_global checkpoint."""
+    state = load_checkpoint(checkpoint)
+    if state.get('stage') != 'global':
+        raise CheckpointError(
+            f'{checkpoint} is a checkpoint of stage {state.get("stage")!r}; '
+            'give the global.safetensors of a global run'
+        )
+    denoiser = Denoiser(denoiser_config(state['config']['denoiser']))
+    denoiser.load_state_dict(state['trainer']['average'])
+    return denoiser.to(device)
