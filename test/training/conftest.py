@@ -1,0 +1,95 @@
+"""Recordings of the twin's physics, written by rosbags' own writer, without any of our nodes."""
+
+from dmo_ros.core.tasks import TASKS
+from dmo_ros.twins.pusher import PusherTwin
+from dmo_ros.twins.pusher_operator import PusherOperator
+import numpy as np
+import pytest
+
+SPEC = TASKS['pusher']
+PERIOD = 200_000_000
+LABEL = """builtin_interfaces/Time stamp
+uint8 label
+string source
+"""
+
+
+class BagMaker:
+    """Writes stamped images, commands and labels; every method takes its stamp in ns."""
+
+    def __init__(self, path):
+        from rosbags.rosbag2 import StoragePlugin, Writer
+        from rosbags.typesys import get_types_from_msg, get_typestore, Stores
+        self.path = path
+        self.store = get_typestore(Stores.ROS2_JAZZY)
+        self.store.register(get_types_from_msg(LABEL, 'dmo_ros/msg/IntentLabel'))
+        self.writer = Writer(path, version=8, storage_plugin=StoragePlugin.MCAP)
+        self.writer.open()
+        self.connections = {}
+
+    def time(self, stamp):
+        return self.make('builtin_interfaces/msg/Time', sec=stamp // 10**9, nanosec=stamp % 10**9)
+
+    def make(self, kind, **fields):
+        return self.store.types[kind](**fields)
+
+    def header(self, stamp):
+        return self.make('std_msgs/msg/Header', stamp=self.time(stamp), frame_id='board')
+
+    def write(self, topic, message, log):
+        kind = message.__msgtype__
+        if topic not in self.connections:
+            self.connections[topic] = self.writer.add_connection(
+                topic, kind, typestore=self.store)
+        self.writer.write(self.connections[topic], log, self.store.serialize_cdr(message, kind))
+
+    def image(self, stamp, frame, log=None, topic='/image_raw', encoding='rgb8'):
+        height, width = frame.shape[:2]
+        self.write(topic, self.make(
+            'sensor_msgs/msg/Image', header=self.header(stamp), height=height, width=width,
+            encoding=encoding, is_bigendian=0, step=width * 3, data=frame.ravel()),
+            stamp if log is None else log)
+
+    def command(self, stamp, velocity, log=None, topic='/cmd'):
+        def vector(x=0.0, y=0.0):
+            return self.make('geometry_msgs/msg/Vector3', x=float(x), y=float(y), z=0.0)
+        twist = self.make('geometry_msgs/msg/Twist', linear=vector(*velocity), angular=vector())
+        self.write(topic, self.make('geometry_msgs/msg/TwistStamped', header=self.header(stamp),
+                                    twist=twist), stamp if log is None else log)
+
+    def label(self, stamp, label, log=None):
+        self.write('/intent', self.make(
+            'dmo_ros/msg/IntentLabel', stamp=self.time(stamp), label=int(label), source='joy'),
+            stamp if log is None else log)
+
+    def close(self):
+        self.writer.close()
+        return self.path
+
+
+@pytest.fixture
+def bag_maker(tmp_path):
+    """Return a function that opens a new bag of the given name."""
+    return lambda name='bag': BagMaker(tmp_path / name)
+
+
+@pytest.fixture
+def twin_bag(bag_maker):
+    """Return a function that records the scripted operator: path, states, actions, labels."""
+    def record(length=100, name='bag', lag=0, skip=(), start=0, seed=0):
+        """``lag`` stamps commands that many steps too late; ``skip`` drops those images."""
+        twin, operator = PusherTwin(1, seed=seed), PusherOperator(1, seed=seed)
+        maker, states, actions, labels = bag_maker(name), [], [], []
+        for step in range(length):
+            stamp = start + step * PERIOD
+            action, label = operator.act(twin.state)
+            states.append(twin.state[0].copy())
+            actions.append(action[0])
+            labels.append(label[0])
+            if step not in skip:
+                maker.image(stamp, twin.render()[0])
+            maker.label(stamp, label[0])
+            maker.command(stamp + lag * PERIOD, action[0], log=stamp)
+            twin.step(action)
+        return maker.close(), np.array(states), np.array(actions), np.array(labels)
+    return record
