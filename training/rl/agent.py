@@ -92,7 +92,7 @@ class DmoSapo:
         """
         Learn from one window, returning what to log.
 
-        :raises FloatingPointError: when the actor's gradient is not finite.
+        :raises FloatingPointError: when rewards, values or a gradient are not finite.
         """
         config = self.config
         self._schedule()
@@ -104,6 +104,10 @@ class DmoSapo:
         ends = window.terminated, window.truncated
         targets = critic_targets(soft_reward, values.amin(dim=0), *ends, config.gamma, config.lam)
         gain = objective(soft_reward, values.mean(dim=0), *ends, config.gamma)
+        if not bool(torch.isfinite(targets).all()):
+            raise FloatingPointError(f'the rewards or values of epoch {self.epoch} are not finite, '
+                                     'and nothing was learned from them: the global model or the '
+                                     'reward model has left its range')
         stats = {'objective': gain.item(), 'actor_grad_norm': self._step('actor', -gain)}
         stats['temperature_grad_norm'] = self._step(
             'temperature', self.temperature.loss(window.entropy))
