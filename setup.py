@@ -46,6 +46,7 @@ BAGS = ['rosbags>=0.11', 'mcap>=1.2', 'opencv-python-headless>=4.8']
 EXTRAS = {
     'deploy': ['onnxruntime>=1.17', 'opencv-python-headless>=4.8'],
     'gpu': ['onnxruntime-gpu>=1.17', 'opencv-python-headless>=4.8'],
+    'sign': ['cryptography>=40'],
     'go2': ['unitree_sdk2py'],
     'flexiv': ['flexivrdk<=2.0.0'],
     'train': [
@@ -65,7 +66,15 @@ EXTRAS = {
     ],
     'sim': ['mujoco>=3.1'],
     'ros': ROS + BAGS,
-    'test': ['pytest>=7.4', 'hypothesis', 'rosbags-image', 'ruff', 'mypy', 'types-PyYAML'],
+    'test': [
+        'pytest>=7.4',
+        'hypothesis',
+        'rosbags-image',
+        'cryptography>=40',
+        'ruff',
+        'mypy',
+        'types-PyYAML',
+    ],
 }
 
 MISSING = f"""

@@ -23,7 +23,7 @@ def _ed25519() -> Any:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
         raise SignatureError('signatures need the cryptography package; install it: '
-                             'pip install cryptography') from error
+                             "pip install 'dmo_ros[sign]'") from error
     return ed25519
 
 

@@ -1,0 +1,58 @@
+"""
+What is deployed: the part of the trained networks that maps a camera's frames to actions.
+
+These modules satisfy :class:`~dmo_training.export.ExportablePolicy`; the decoder, the prior, the
+reward head and the critics stay behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn, Tensor
+
+from .models.actor_critic import Actor
+from .models.rssm import Latent, mode, Rssm
+
+
+class RssmPolicy(nn.Module):
+    """
+    Encoder, posterior and actor of DMO; h and z are fed back by whoever runs it.
+
+    The latent is the posterior's mode and the action the mean's tanh, so the graph draws nothing
+    at random and one sequence of frames has one sequence of actions.
+    """
+
+    def __init__(self, rssm: Rssm, actor: Actor) -> None:
+        super().__init__()
+        self.rssm, self.actor = rssm, actor
+        self.frame_stack = 1
+        c = rssm.config
+        self.state_shapes: Mapping[str, tuple[int, ...]] = {
+            'h': (c.recurrent,), 'z': (c.groups, c.classes)}
+
+    def forward(self, image: Tensor, prev_action: Tensor, is_first: Tensor, h: Tensor,
+                z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Filter one frame (B, 1, H, W, 3) into the latent and act on it."""
+        keep = 1.0 - is_first
+        latent = Latent(h * keep, z * keep[..., None])
+        h = self.rssm.advance(latent, prev_action * keep)
+        z = mode(self.rssm.posterior(h, self.rssm.encoder(image[:, -1])))
+        action = self.actor.mode(self.rssm.features(Latent(h, z)))
+        return action, h, z
+
+
+class StackPolicy(nn.Module):
+    """A policy without memory: a network of the newest frames, such as the PPO baseline's."""
+
+    def __init__(self, network: nn.Module, frame_stack: int) -> None:
+        """``network`` maps (B, 3 * S, H, W) float32 in [0, 1], oldest frame first, to (B, A)."""
+        super().__init__()
+        self.network, self.frame_stack = network, frame_stack
+        self.state_shapes: Mapping[str, tuple[int, ...]] = {}
+
+    def forward(self, image: Tensor, prev_action: Tensor, is_first: Tensor) -> tuple[Tensor]:
+        """Act on a stack (B, S, H, W, 3); actions beyond [-1, 1] are clipped as in training."""
+        pixels = image.permute(0, 1, 4, 2, 3).flatten(1, 2).to(torch.float32) / 255.0
+        return (self.network(pixels).clamp(-1.0, 1.0),)

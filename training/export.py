@@ -1,0 +1,217 @@
+"""
+From a trained policy to the one file a robot needs.
+
+The graph is written by PyTorch's dynamo exporter at a pinned opset with its weights inside, sealed
+with its contract and a golden closed loop, opened again with onnxruntime and compared with the
+PyTorch module over a long closed loop.  Only then does the file appear under its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import copy
+from dataclasses import dataclass
+import logging
+import os
+from pathlib import Path
+import time
+from typing import Any, Protocol
+import warnings
+
+from dmo_ros.core.contract import BATCH, Contract, Golden, interface, TensorSpec
+from dmo_ros.core.policy import ClosedLoop, Policy
+from dmo_ros.core.seal import seal
+from dmo_ros.core.signature import SigningKey
+from dmo_ros.core.tasks import TaskSpec
+import numpy as np
+import torch
+from torch import nn, Tensor
+
+OPSET = 20
+GOLDEN_STEPS = 8
+
+
+class ExportablePolicy(Protocol):
+    """
+    What a torch module must be to become a policy file.
+
+    Everything happens inside the graph: scaling of pixels, the reset where ``is_first`` is 1
+    (states are arbitrary then), the mode of the latent and of the action.
+    """
+
+    frame_stack: int
+    state_shapes: Mapping[str, tuple[int, ...]]
+    """Name and shape, without the batch, of every recurrent float32 state, in forward's order."""
+
+    def __call__(self, image: Tensor, prev_action: Tensor, is_first: Tensor,
+                 *states: Tensor) -> tuple[Tensor, ...]:
+        """
+        Answer one control step.
+
+        :param image: (B, frame_stack, H, W, 3) uint8.
+        :param prev_action: (B, A) float32 in [-1, 1]; ``is_first``: (B, 1) float32, 0 or 1.
+        :returns: action (B, A) float32 in [-1, 1], then the next states.
+        """
+
+
+class ExportError(RuntimeError):
+    """A module that cannot be exported, or whose file does not do what the module does."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how closely onnxruntime follows PyTorch over ``steps`` steps."""
+
+    path: Path
+    digest: str
+    bytes: int
+    seconds: float
+    steps: int
+    largest_difference: float
+
+
+def torch_infer(policy: ExportablePolicy) -> Any:
+    """Return the numpy inference function of a torch policy, for a ClosedLoop."""
+    def infer(image: np.ndarray, prev_action: np.ndarray, is_first: np.ndarray,
+              states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        with torch.no_grad():
+            action, *after = policy(*map(torch.from_numpy, (image, prev_action, is_first)),
+                                    *map(torch.from_numpy, states))
+        return action.numpy(), [state.numpy() for state in after]
+    return infer
+
+
+def torch_loop(policy: ExportablePolicy, spec: TaskSpec, batch: int = 1) -> ClosedLoop:
+    """Return a closed loop around a torch policy (on the CPU, in float32)."""
+    return ClosedLoop(torch_infer(policy), len(spec.policy_actions), policy.frame_stack,
+                      list(policy.state_shapes.values()), batch)
+
+
+def export(policy: nn.Module, spec: TaskSpec, out: str | Path, *,
+           provenance: Mapping[str, Any] | None = None, frames: np.ndarray | None = None,
+           key: SigningKey | None = None, parity_steps: int = 200) -> ExportReport:
+    """
+    Write ``policy`` (an ExportablePolicy) as one sealed ONNX file and prove that it is the same.
+
+    :param provenance: anything worth knowing about where the weights come from, as plain JSON.
+    :param frames: (N, H, W, 3) uint8 at ``spec.policy_size``, shown in the golden loop; play data
+        say more about a policy than the noise that is drawn when left out.
+    :param key: signs the file.
+    :raises ExportError: when the graph cannot be written or answers differently.
+    """
+    begin = time.monotonic()
+    policy = copy.deepcopy(policy).eval().cpu().float()  # the trainer's own stays as it is
+    frames = _frames(spec, parity_steps, frames)
+    model = _graph(policy, spec)
+    contract = _contract(policy, spec, frames[:GOLDEN_STEPS], dict(provenance or {}))
+    out = Path(out)
+    draft = out.with_name(out.name + '.tmp')
+    try:
+        _write(draft, seal(model, contract.to_json(), key))
+        loaded = Policy.load(draft, spec)
+        difference = parity(policy, loaded, frames)
+        os.replace(draft, out)
+    finally:
+        draft.unlink(missing_ok=True)
+    return ExportReport(out, loaded.digest, out.stat().st_size, time.monotonic() - begin,
+                        len(frames), difference)
+
+
+def parity(policy: ExportablePolicy, loaded: Policy, frames: np.ndarray,
+           tolerance: float = 1e-4) -> float:
+    """
+    Run both over ``frames``, each feeding back its own states; return the largest difference.
+
+    :raises ExportError: above ``tolerance``, with the first step that differs.
+    """
+    loop, twin = torch_loop(policy, loaded.spec), loaded.loop()
+    gaps = np.array([np.abs(loop.step(frame[None]) - twin.step(frame[None])).max()
+                     for frame in frames])
+    if gaps.max() > tolerance:
+        raise ExportError(f'the exported graph differs from the module by {gaps.max():.2g}, first '
+                          f'at step {int(np.argmax(gaps > tolerance))}; a graph with an argmax '
+                          'may flip between equal classes: train longer, or compare the states')
+    return float(gaps.max())
+
+
+class _Graph(nn.Module):
+    """One signature for every policy, whether it names its states or takes them as *states."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.policy(*tensors))
+
+
+def _graph(policy: nn.Module, spec: TaskSpec) -> bytes:
+    """Return the serialised ONNX graph, weights inside and without traces of this machine."""
+    inputs, outputs = interface(spec, policy.frame_stack, _states(policy))
+    example = tuple(torch.zeros([2 if size == BATCH else int(size) for size in tensor.shape],
+                                dtype=getattr(torch, tensor.dtype)) for tensor in inputs)
+    shapes = (({0: torch.export.Dim(BATCH)},) * len(inputs),)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')
+        logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                _Graph(policy), example, dynamo=True, opset_version=OPSET, external_data=False,
+                input_names=[tensor.name for tensor in inputs],
+                output_names=[tensor.name for tensor in outputs],
+                dynamic_shapes=shapes, verbose=False)
+        except ImportError as error:
+            raise ExportError('exporting needs onnx and onnxscript; install them: '
+                              "pip install 'dmo_ros[train]'") from error
+        except Exception as error:  # the exporter's exceptions share no base class but this one
+            raise ExportError(f'the policy does not export ({str(error)[:400]}); its forward must '
+                              'use tensors only: masks instead of if, no sampling') from error
+    model = program.model_proto
+    for item in (*model.graph.node, *model.graph.value_info, *model.graph.input,
+                 *model.graph.output, *model.functions, model.graph):
+        item.ClearField('metadata_props')  # stack traces with the paths of this machine
+        item.ClearField('doc_string')
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _states(policy: ExportablePolicy) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, 'float32', (BATCH, *shape))
+                 for name, shape in policy.state_shapes.items())
+
+
+def _contract(policy: ExportablePolicy, spec: TaskSpec, frames: np.ndarray,
+              provenance: dict[str, Any]) -> Contract:
+    """Record the golden loop with PyTorch: two episodes, so that the reset is checked as well."""
+    first = (0, len(frames) // 2)
+    loop, actions = torch_loop(policy, spec), []
+    for index, frame in enumerate(frames):
+        if index in first:
+            loop.reset()
+        actions.append(loop.step(frame[None])[0])
+    states = _states(policy)
+    inputs, outputs = interface(spec, policy.frame_stack, states)
+    versions = {'torch': torch.__version__, 'opset': OPSET}
+    return Contract(spec.to_dict(), policy.frame_stack, states, inputs, outputs,
+                    Golden(frames, first, np.stack(actions)), {**versions, **provenance})
+
+
+def _frames(spec: TaskSpec, count: int, given: np.ndarray | None) -> np.ndarray:
+    """Return (count, H, W, 3) frames, the given ones first and repeated as often as needed."""
+    size = spec.policy_size
+    if given is None:
+        # Smooth noise: single-pixel noise is nothing that a camera shows.
+        coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+        repeat = -(-size // 4)
+        return coarse.repeat(repeat, 1).repeat(repeat, 2)[:, :size, :size].copy()
+    if given.shape[1:] != (size, size, 3) or given.dtype != np.uint8 or not len(given):
+        raise ExportError(f'golden frames must be (N, {size}, {size}, 3) uint8, these are '
+                          f'{given.shape} {given.dtype}')
+    return np.ascontiguousarray(given[np.arange(max(count, GOLDEN_STEPS)) % len(given)])
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
