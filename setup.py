@@ -157,6 +157,7 @@ class BuildMessages(build_ext):
         leave = shutil.ignore_patterns('*.c', '__pycache__')
         shutil.copytree(package / 'msg', target / 'msg', dirs_exist_ok=True, ignore=leave)
         for module in package.glob('*.so'):
+            (target / module.name).unlink(missing_ok=True)  # a running node may have it mapped
             shutil.copy2(module, target)
 
     def _take_data(self, stage: Path) -> None:
