@@ -44,11 +44,16 @@ ROS = [
 ]
 BAGS = ['rosbags>=0.11', 'mcap>=1.2', 'opencv-python-headless>=4.8']
 EXTRAS = {
-    'deploy': ['onnxruntime>=1.17', 'opencv-python-headless>=4.8'],
-    'gpu': ['onnxruntime-gpu>=1.17', 'opencv-python-headless>=4.8'],
+    'deploy': ['onnxruntime>=1.17', *BAGS],
+    'gpu': ['onnxruntime-gpu>=1.17', *BAGS],  # instead of deploy: one or the other
     'sign': ['cryptography>=40'],
-    'go2': ['unitree_sdk2py'],
-    'flexiv': ['flexivrdk<=2.0.0'],
+    # unitree-sdk2 insists on a cyclonedds without wheels for Python 3.11 and later; there, add
+    # it by hand: pip install --no-deps unitree-sdk2==1.0.1
+    'go2': [
+        'unitree-sdk2==1.0.1; python_version < "3.11"',
+        'cyclonedds>=11.0.1; python_version >= "3.11"',
+    ],
+    'flexiv': ['flexivrdk<=2.0.0'],  # 2.1 refuses Rizon arms; wheels for Python 3.10 and 3.12
     'train': [
         'torch>=2.4',
         'safetensors',
