@@ -8,6 +8,7 @@ reward head and the critics stay behind.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn, Tensor
@@ -26,6 +27,10 @@ class RssmPolicy(nn.Module):
 
     def __init__(self, rssm: Rssm, actor: Actor) -> None:
         super().__init__()
+        driven = cast(nn.Linear, actor.net[-1]).out_features // 2
+        if driven != rssm.config.actions:
+            raise ValueError(f'the actor drives {driven} of the {rssm.config.actions} actions of '
+                             'its local model; say first what the others do meanwhile')
         self.rssm, self.actor = rssm, actor
         self.frame_stack = 1
         c = rssm.config
@@ -56,3 +61,18 @@ class StackPolicy(nn.Module):
         """Act on a stack (B, S, H, W, 3); actions beyond [-1, 1] are clipped as in training."""
         pixels = image.permute(0, 1, 4, 2, 3).flatten(1, 2).to(torch.float32) / 255.0
         return (self.network(pixels).clamp(-1.0, 1.0),)
+
+
+class PpoNetwork(nn.Module):
+    """The actor's part of a stable-baselines3 policy with a CNN, as StackPolicy's network."""
+
+    def __init__(self, policy: Any) -> None:
+        """``policy`` is ``PPO(...).policy``."""
+        super().__init__()
+        self.features, self.mean = policy.features_extractor, policy.action_net
+        self.hidden = policy.mlp_extractor.policy_net
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the mean action (B, A) for pixels (B, 3 * S, H, W) in [0, 1]."""
+        action: Tensor = self.mean(self.hidden(self.features(pixels)))
+        return action

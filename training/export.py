@@ -8,18 +8,18 @@ PyTorch module over a long closed loop.  Only then does the file appear under it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import copy
 from dataclasses import dataclass
 import logging
 import os
 from pathlib import Path
 import time
-from typing import Any, Protocol
+from typing import Any, cast, Protocol
 import warnings
 
 from dmo_ros.core.contract import BATCH, Contract, Golden, interface, TensorSpec
-from dmo_ros.core.policy import ClosedLoop, Policy
+from dmo_ros.core.policy import ClosedLoop, Infer, Policy
 from dmo_ros.core.seal import seal
 from dmo_ros.core.signature import SigningKey
 from dmo_ros.core.tasks import TaskSpec
@@ -42,6 +42,9 @@ class ExportablePolicy(Protocol):
     frame_stack: int
     state_shapes: Mapping[str, tuple[int, ...]]
     """Name and shape, without the batch, of every recurrent float32 state, in forward's order."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of nn.Module."""
 
     def __call__(self, image: Tensor, prev_action: Tensor, is_first: Tensor,
                  *states: Tensor) -> tuple[Tensor, ...]:
@@ -70,28 +73,30 @@ class ExportReport:
     largest_difference: float
 
 
-def torch_infer(policy: ExportablePolicy) -> Any:
+def torch_infer(policy: ExportablePolicy) -> Infer:
     """Return the numpy inference function of a torch policy, for a ClosedLoop."""
+    device = next(iter(policy.parameters()), torch.empty(0)).device
+
     def infer(image: np.ndarray, prev_action: np.ndarray, is_first: np.ndarray,
               states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        given = (image, prev_action, is_first, *states)
         with torch.no_grad():
-            action, *after = policy(*map(torch.from_numpy, (image, prev_action, is_first)),
-                                    *map(torch.from_numpy, states))
-        return action.numpy(), [state.numpy() for state in after]
+            action, *after = policy(*(torch.from_numpy(array).to(device) for array in given))
+        return action.cpu().numpy(), [state.cpu().numpy() for state in after]
     return infer
 
 
 def torch_loop(policy: ExportablePolicy, spec: TaskSpec, batch: int = 1) -> ClosedLoop:
-    """Return a closed loop around a torch policy (on the CPU, in float32)."""
+    """Return a closed loop around a torch policy, on whatever device it lives."""
     return ClosedLoop(torch_infer(policy), len(spec.policy_actions), policy.frame_stack,
                       list(policy.state_shapes.values()), batch)
 
 
-def export(policy: nn.Module, spec: TaskSpec, out: str | Path, *,
+def export(policy: ExportablePolicy, spec: TaskSpec, out: str | Path, *,
            provenance: Mapping[str, Any] | None = None, frames: np.ndarray | None = None,
            key: SigningKey | None = None, parity_steps: int = 200) -> ExportReport:
     """
-    Write ``policy`` (an ExportablePolicy) as one sealed ONNX file and prove that it is the same.
+    Write ``policy`` (an nn.Module besides) as one sealed ONNX file and prove that it is the same.
 
     :param provenance: anything worth knowing about where the weights come from, as plain JSON.
     :param frames: (N, H, W, 3) uint8 at ``spec.policy_size``, shown in the golden loop; play data
@@ -100,7 +105,8 @@ def export(policy: nn.Module, spec: TaskSpec, out: str | Path, *,
     :raises ExportError: when the graph cannot be written or answers differently.
     """
     begin = time.monotonic()
-    policy = copy.deepcopy(policy).eval().cpu().float()  # the trainer's own stays as it is
+    module = copy.deepcopy(cast(nn.Module, policy))  # the trainer's own stays as it is
+    policy = cast(ExportablePolicy, module.eval().cpu().float())
     frames = _frames(spec, parity_steps, frames)
     model = _graph(policy, spec)
     contract = _contract(policy, spec, frames[:GOLDEN_STEPS], dict(provenance or {}))
@@ -145,7 +151,7 @@ class _Graph(nn.Module):
         return tuple(self.policy(*tensors))
 
 
-def _graph(policy: nn.Module, spec: TaskSpec) -> bytes:
+def _graph(policy: ExportablePolicy, spec: TaskSpec) -> bytes:
     """Return the serialised ONNX graph, weights inside and without traces of this machine."""
     inputs, outputs = interface(spec, policy.frame_stack, _states(policy))
     example = tuple(torch.zeros([2 if size == BATCH else int(size) for size in tensor.shape],
@@ -156,7 +162,8 @@ def _graph(policy: nn.Module, spec: TaskSpec) -> bytes:
         logging.getLogger('torch.onnx').setLevel(logging.ERROR)
         try:
             program = torch.onnx.export(
-                _Graph(policy), example, dynamo=True, opset_version=OPSET, external_data=False,
+                _Graph(cast(nn.Module, policy)), example, dynamo=True, opset_version=OPSET,
+                external_data=False,
                 input_names=[tensor.name for tensor in inputs],
                 output_names=[tensor.name for tensor in outputs],
                 dynamic_shapes=shapes, verbose=False)
@@ -166,6 +173,7 @@ def _graph(policy: nn.Module, spec: TaskSpec) -> bytes:
         except Exception as error:  # the exporter's exceptions share no base class but this one
             raise ExportError(f'the policy does not export ({str(error)[:400]}); its forward must '
                               'use tensors only: masks instead of if, no sampling') from error
+    assert program is not None
     model = program.model_proto
     for item in (*model.graph.node, *model.graph.value_info, *model.graph.input,
                  *model.graph.output, *model.functions, model.graph):

@@ -148,6 +148,16 @@ class Policy:
         seen = to_observation(to_observation(frame, self.spec), self.spec, self.spec.policy_size)
         return self._loop.step(seen[None])[0]
 
+    def describe(self) -> dict[str, Any]:
+        """What a person wants to know of the file, as plain JSON."""
+        contract = self.contract
+        return {'task': self.spec.name, 'digest': self.digest, 'trust': self.trust,
+                'provider': self.provider, 'golden_error': self.golden_error,
+                'golden_steps': len(contract.golden.frames), 'frame_stack': contract.frame_stack,
+                'inputs': {t.name: [t.dtype, *t.shape] for t in contract.inputs},
+                'outputs': {t.name: [t.dtype, *t.shape] for t in contract.outputs},
+                'provenance': contract.provenance}
+
     def check_golden(self) -> float:
         """Repeat the recorded closed loop; return the largest difference or refuse it."""
         golden, actions, loop = self.contract.golden, [], self.loop()
@@ -163,6 +173,12 @@ class Policy:
                 f'({allowed:g} is allowed on {self.provider}); this onnxruntime computes another '
                 'policy: use the versions of constraints.txt, or export it again')
         return error
+
+
+def verify(path: str | Path, spec: TaskSpec | None = None,
+           trusted_keys: Sequence[str] | None = None) -> dict[str, Any]:
+    """Load a policy file as a robot would and describe it; raises as :meth:`Policy.load`."""
+    return {'file': str(path), **Policy.load(path, spec, trusted_keys=trusted_keys).describe()}
 
 
 def _read(path: str | Path) -> bytes:
