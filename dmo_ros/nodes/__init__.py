@@ -1,0 +1,68 @@
+"""
+The ROS nodes: the only code that imports rclpy and messages.
+
+A callback converts, calls the core, publishes; time and ROS stay out of the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import ctypes
+import os
+import signal
+import sys
+from typing import Any
+
+READY = 'ready'  # what a node logs when it works; the runner waits for it
+
+
+class Finished(Exception):  # noqa: N818 - an end, not an error
+    """Raised in a callback to end the node's process with ``code``."""
+
+    def __init__(self, code: int = 0) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
+    """
+    Make a node, spin it until a signal or :class:`Finished`, and return the process's exit code.
+
+    A node that cannot be made (a parameter out of range, a file that is missing) is one sentence on
+    stderr and exit code 2, not a traceback.
+    """
+    import rclpy
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    _follow_parent()
+    node = None
+    try:
+        rclpy.init(args=list(args) if args is not None else None)
+        node = factory()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        node.get_logger().info(READY)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except Finished as end:
+        return end.code
+    except ValueError as error:  # every refusal of ours is one: TaskError, ParameterError, ...
+        if type(error) is ValueError:
+            raise
+        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        return 2
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _follow_parent() -> None:
+    """Under ``dmo up`` (which names itself in DMO_RUNNER), do not outlive it, however it ends."""
+    runner = os.environ.get('DMO_RUNNER')
+    if runner and sys.platform == 'linux':
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGINT)
+        if os.getppid() != int(runner):  # it ended before we asked
+            sys.exit(f'the runner {runner} has ended; so does this node')

@@ -1,0 +1,133 @@
+"""
+Between messages and the core's types: images, stamps, velocities.
+
+Images are numpy views of the message's bytes wherever possible; `step` and endianness are honoured.
+Encodings beyond the table go through cv_bridge where that is installed.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import TwistStamped
+import numpy as np
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header
+
+from ..core.encodings import decode, ENCODINGS
+from ..core.images import ImageError
+from ..core.tasks import TaskError, TaskSpec
+
+# Encoding -> (numpy type of a number, numbers per pixel)
+_LAYOUTS = {'rgb8': ('u1', 3), 'bgr8': ('u1', 3), 'mono8': ('u1', 1), 'rgba8': ('u1', 4),
+            'bgra8': ('u1', 4), '8UC1': ('u1', 1), '8UC3': ('u1', 3), '8UC4': ('u1', 4),
+            'mono16': ('u2', 1), '16UC1': ('u2', 1), '32FC1': ('f4', 1)}
+
+# Action field -> where a TwistStamped carries it (REP-103: m/s and rad/s).
+_TWIST = {'vx': ('linear', 'x'), 'vy': ('linear', 'y'), 'vz': ('linear', 'z'),
+          'wx': ('angular', 'x'), 'wy': ('angular', 'y'), 'wz': ('angular', 'z')}
+
+
+def to_array(message: Image) -> np.ndarray:
+    """
+    View an image message as (H, W) or (H, W, C), in its own encoding and number type.
+
+    The result shares memory with ``message.data``; padding at the row ends is skipped by strides.
+
+    :raises ImageError: an encoding that is unknown here, or sizes that contradict the data.
+    """
+    if message.encoding not in _LAYOUTS:
+        return _by_cv_bridge(message, 'passthrough')
+    kind, count = _LAYOUTS[message.encoding]
+    number = np.dtype(kind).newbyteorder('>' if message.is_bigendian else '<')
+    height, width = message.height, message.width
+    pixel = count * number.itemsize
+    row = width * pixel
+    step = message.step or row
+    if min(height, width) < 1 or step < row or len(message.data) < step * (height - 1) + row:
+        raise ImageError(f'an image of {width}x{height} {message.encoding} with rows of '
+                         f'{message.step} bytes does not fit the {len(message.data)} bytes that '
+                         'came; the camera driver reports it wrong')
+    picture: np.ndarray = np.ndarray((height, width, count), number, message.data,
+                                     strides=(step, pixel, number.itemsize))
+    return picture[..., 0] if count == 1 else picture
+
+
+def to_rgb(message: Image) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB; a view for unpadded rgb8.  The converter uses the same function."""
+    if message.encoding in ENCODINGS:
+        return decode(message.data, message.height, message.width, message.encoding, message.step,
+                      bool(message.is_bigendian))
+    return _by_cv_bridge(message, 'rgb8')
+
+
+def _by_cv_bridge(message: Image, encoding: str) -> np.ndarray:
+    try:
+        from cv_bridge import CvBridge
+    except ImportError as error:
+        raise ImageError(f'image encoding {message.encoding!r} is not converted here and cv_bridge '
+                         'is not installed; publish rgb8, or install ros-<distro>-cv-bridge') from error
+    picture: np.ndarray = CvBridge().imgmsg_to_cv2(message, encoding)
+    return picture
+
+
+def to_image(picture: np.ndarray, encoding: str, header: Header) -> Image:
+    """Make an image message of (H, W[, C]) pixels; ImageError when they do not fit the encoding."""
+    if encoding not in _LAYOUTS:
+        raise ImageError(f'images are published as one of {", ".join(_LAYOUTS)}, not {encoding!r}')
+    kind, count = _LAYOUTS[encoding]
+    number = np.dtype(kind)
+    channels = picture.shape[2] if picture.ndim == 3 else 1
+    if picture.ndim not in (2, 3) or channels != count or picture.dtype.newbyteorder('=') != number:
+        raise ImageError(f'{encoding} has {count} numbers of {number} per pixel, this picture is '
+                         f'{picture.shape} {picture.dtype}')
+    data = array.array('B')  # an ndarray given to the field would be copied number by number
+    data.frombytes(np.ascontiguousarray(picture, number.newbyteorder('<')))  # type: ignore[arg-type]
+    return Image(header=header, height=picture.shape[0], width=picture.shape[1], encoding=encoding,
+                 is_bigendian=0, step=picture.shape[1] * count * number.itemsize, data=data)
+
+
+def nanoseconds(stamp: Time) -> int:
+    """Return a stamp as ns."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def to_time(stamp: int) -> Time:
+    """Return ns as a stamp message."""
+    seconds, rest = divmod(stamp, 1_000_000_000)
+    return Time(sec=seconds, nanosec=rest)
+
+
+def to_twist(values: Sequence[float], spec: TaskSpec, stamp: int) -> TwistStamped:
+    """Return driven fields (SI) as a TwistStamped in the task's command frame."""
+    message = TwistStamped(header=Header(stamp=to_time(stamp), frame_id=spec.command_frame))
+    for name, value in zip(spec.policy_actions, values):
+        part, axis = _TWIST[name]
+        setattr(getattr(message.twist, part), axis, float(value))
+    return message
+
+
+def from_twist(message: TwistStamped, spec: TaskSpec) -> tuple[float, ...]:
+    """Return the driven fields; a non-finite number anywhere in the message makes them all NaN."""
+    linear, angular = message.twist.linear, message.twist.angular
+    everything = linear.x + linear.y + linear.z + angular.x + angular.y + angular.z
+    if everything - everything != 0.0:  # inf or NaN anywhere
+        return (float('nan'),) * len(spec.policy_actions)
+    return tuple(getattr(getattr(message.twist, part), axis)
+                 for part, axis in (_TWIST[name] for name in spec.policy_actions))
+
+
+def require_twist(spec: TaskSpec) -> None:
+    """Refuse a task whose driven fields are not velocities that a TwistStamped can carry."""
+    other = [name for name in spec.policy_actions if name not in _TWIST]
+    if other:
+        raise TaskError(f'task {spec.name} drives {", ".join(other)}, which a TwistStamped cannot '
+                        'carry; this node serves the tasks that drive velocities')
+
+
+def joint_state(names: Sequence[str], positions: Any, header: Header) -> JointState:
+    """Return named positions as a JointState."""
+    return JointState(header=header, name=list(names), position=[float(p) for p in positions])

@@ -1,0 +1,163 @@
+"""
+The gate's process: ``cmd_teleop``, ``cmd_policy`` and ``joy`` -> ``cmd``.
+
+It forwards on arrival and repeats at 50 Hz or more by a steady timer; every decision is
+:mod:`dmo_ros.core.gate`'s.  It imports no torch and asks no clock but the steady one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+import time
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import TwistStamped
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from sensor_msgs.msg import Joy
+from std_srvs.srv import Trigger
+
+from . import qos, run
+from ..core.gate import Command, Gate, GateConfig, POLICY, State, TELEOP
+from ..core.intent import PadError, PadMap, read_pad
+from ..core.tasks import get_task
+from .convert import from_twist, nanoseconds, require_twist, to_twist
+from .diagnostics import Diagnostics, ERROR, OK, status, WARN
+from .parameters import declare, parameter
+from .teleop import check_pad
+
+_LEVELS = {State.ARMED: OK, State.ACTIVE: OK, State.FAULT: ERROR}
+
+
+@dataclass(frozen=True)
+class GateNodeConfig:
+    """Parameters of the gate node."""
+
+    task: str = parameter('pusher', 'task whose limits are enforced')
+    publish_hz: float = parameter(50.0, 'how often the command in force is repeated', 50.0, 500.0)
+    joy_timeout: float = parameter(0.2, 'seconds without the pad before zero', 0.05, 0.5)
+    joy_rate: float = parameter(15.0, 'slowest pad (Hz) with which arming is allowed', 5.0, 100.0)
+    pad: PadMap = field(default=PadMap())
+
+
+class GateNode(Node):
+    """Messages in and out of one :class:`Gate`."""
+
+    def __init__(self) -> None:
+        super().__init__('gate')
+        self.config = config = declare(self, GateNodeConfig)
+        self.spec = get_task(config.task)
+        require_twist(self.spec)
+        check_pad(config.pad, len(self.spec.driven))
+        limits = GateConfig.of(self.spec, config.joy_timeout, config.joy_rate)
+        self.gate = Gate(limits, self._on_transition)
+        self._shown: tuple[str, ...] = ()
+        self._alive: dict[str, int] = {}
+        self._make_interfaces()
+        self._show_status()
+
+    def _make_interfaces(self) -> None:
+        self.command_out = self.create_publisher(TwistStamped, 'cmd', qos.COMMAND_OUT)
+        self.status_out = self.create_publisher(DiagnosticStatus, '~/status', qos.LATCHED)
+        for source in (TELEOP, POLICY):
+            topic = f'cmd_{source}'
+            self.create_subscription(
+                TwistStamped, topic, partial(self._on_command, source), qos.COMMAND_IN,
+                event_callbacks=SubscriptionEventCallbacks(
+                    liveliness=partial(self._on_liveliness, topic)))
+        self.create_subscription(Joy, 'joy', self._on_joy, qos.FEW)
+        self.create_service(Trigger, '~/arm', partial(self._serve, self._arm))
+        self.create_service(Trigger, '~/disarm', partial(self._serve, self._disarm))
+        self.create_service(Trigger, '~/clear_fault', partial(self._serve, self.gate.clear_fault))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0 / self.config.publish_hz, self._on_timer, clock=steady)
+        self.create_timer(0.2, self._look_for_rivals, clock=steady)
+        self.diagnostics = Diagnostics(self, self._diagnose)
+
+    # ------------------------------------------------------------------ commands
+    def _on_joy(self, message: Joy) -> None:
+        try:
+            pad = read_pad(message.axes, message.buttons, self.config.pad)
+        except PadError as error:  # unread, it grows old, and the gate stops for that
+            self.get_logger().error(str(error), throttle_duration_sec=2.0)
+            return
+        self._send(self.gate.on_pad(time.monotonic(), pad, nanoseconds(message.header.stamp)))
+        self._show_status()
+
+    def _on_command(self, source: str, message: TwistStamped) -> None:
+        stamp = nanoseconds(message.header.stamp)
+        if not stamp:
+            self.get_logger().warning(f'cmd_{source} carries no stamp; its time is guessed', once=True)
+        self._send(self.gate.on_command(time.monotonic(), source, from_twist(message, self.spec),
+                                        stamp, message.header.frame_id))
+
+    def _on_timer(self) -> None:
+        self._send(self.gate.tick(time.monotonic()))
+        self._show_status()
+
+    def _send(self, command: Command | None) -> None:
+        if command is not None:
+            self.command_out.publish(to_twist(command.values, self.spec, command.stamp))
+
+    # ------------------------------------------------------------------ people
+    def _serve(self, action: object, request: Trigger.Request,
+               response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = action()  # type: ignore[operator]
+        self._show_status()
+        return response
+
+    def _arm(self) -> tuple[bool, str]:
+        return self.gate.arm(time.monotonic())
+
+    def _disarm(self) -> tuple[bool, str]:
+        self._send(self.gate.disarm(time.monotonic()))
+        return True, self.gate.state.value
+
+    # ------------------------------------------------------------------ rivals
+    def _on_liveliness(self, topic: str, event: object) -> None:
+        """Two live senders under one name; a ghost of a killed one is not alive and not counted."""
+        self._alive[topic] = event.alive_count  # type: ignore[attr-defined]
+        self._look_for_rivals()
+
+    def _look_for_rivals(self) -> None:
+        for topic in ('cmd', 'cmd_teleop', 'cmd_policy'):
+            found = self.get_publishers_info_by_topic(topic)
+            nodes = {f'{info.node_namespace.rstrip("/")}/{info.node_name}' for info in found}
+            own = {self.get_fully_qualified_name()} if topic == 'cmd' else set()
+            strangers = sorted(nodes - own)
+            rival = ''
+            if len(strangers) > 1 - len(own):
+                rival = ', '.join(strangers)
+            elif self._alive.get(topic, 0) > 1:
+                rival = f'{self._alive[topic]} live senders named {strangers[0] if strangers else "?"}'
+            self._send(self.gate.set_rivals(time.monotonic(), topic, rival))
+
+    # ------------------------------------------------------------------ what it tells
+    def _on_transition(self, before: State, state: State, reason: str) -> None:
+        log = self.get_logger()
+        text = f'{before.value} -> {state.value}: {reason}'
+        (log.error if state is State.FAULT else log.info)(text)
+
+    def _diagnose(self) -> tuple[int, str, dict[str, object]]:
+        gate = self.gate
+        values = {'state': gate.state.value, 'source': gate.following, **gate.counts}
+        return _LEVELS.get(gate.state, WARN), gate.reason, values
+
+    def _show_status(self) -> None:
+        """Publish the state when it, its reason or the driver has changed."""
+        shown = (self.gate.state.value, self.gate.reason, self.gate.following)
+        if shown != self._shown:
+            self._shown = shown
+            self.status_out.publish(status('gate', *self._diagnose()))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node."""
+    return run(GateNode, args)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

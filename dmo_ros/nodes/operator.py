@@ -1,0 +1,143 @@
+"""
+The scripted person: looks at the twin, answers with a pad (``joy``) as a person's would.
+
+It sees a frame when the camera has published it (``camera_info`` with the state's stamp), answers it
+once, and repeats its last message at ``autorepeat_hz`` while nothing new is to be seen.  Seeing the
+gate disarmed it lets everything go, takes the dead-man, and presses arm, as a person would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+import time
+
+from diagnostic_msgs.msg import DiagnosticStatus
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, JointState, Joy
+from std_msgs.msg import Header
+
+from . import qos, run
+from ..core.intent import INTENT, MILESTONE, PadMap, PLAY
+from ..core.tasks import get_task, TaskError
+from ..twins.pusher_operator import PusherOperator
+from .convert import nanoseconds, to_time
+from .parameters import declare, parameter
+from .teleop import check_pad
+
+WATCH = 'watch'
+
+
+@dataclass(frozen=True)
+class OperatorConfig:
+    """Parameters of the operator node."""
+
+    task: str = parameter('pusher', 'task that is operated')
+    mode: str = parameter('play', 'how it drives; watch holds the dead-man and lets the policy drive',
+                          choices=('play', 'expert', 'random', WATCH))
+    seed: int = parameter(0, 'seed of its choices', 0, 2**31)
+    autorepeat_hz: float = parameter(50.0, 'repeats of an unchanged pad (Hz)', 20.0, 200.0)
+    pad: PadMap = field(default=PadMap())
+
+
+class OperatorNode(Node):
+    """A person with a pad in front of the twin."""
+
+    def __init__(self) -> None:
+        super().__init__('operator')
+        self.config = config = declare(self, OperatorConfig)
+        spec = get_task(config.task)
+        if spec.robot != 'pusher':
+            raise TaskError(f'there is no scripted operator for task {config.task!r}; use a real pad '
+                            '(operator:=none) or task pusher')
+        check_pad(config.pad, len(spec.driven))
+        self.limit = np.array([item.high for item in spec.driven])
+        skill = 'play' if config.mode == WATCH else config.mode
+        self.person = PusherOperator(1, config.seed, skill=skill)
+        self.seen = self.answered = 0
+        self.states: dict[int, np.ndarray] = {}
+        self.gate = ''
+        self.gesture = 0
+        self.pad = self._press(deadman=False)
+        self.pressed_at = 0.0
+        self.out = self.create_publisher(Joy, 'joy', qos.STREAM)
+        self.create_subscription(JointState, 'twin/state', self._on_state, qos.FEW)
+        self.create_subscription(CameraInfo, 'camera_info', self._on_frame, qos.FEW)
+        self.create_subscription(DiagnosticStatus, 'gate/status', self._on_status, qos.LATCHED)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(0.5 / config.autorepeat_hz, self._repeat, clock=steady)
+
+    # ------------------------------------------------------------------ what it sees
+    def _on_state(self, message: JointState) -> None:
+        stamp = nanoseconds(message.header.stamp)
+        self.states[stamp] = np.array(message.position)[None]
+        self._answer(stamp)
+
+    def _on_frame(self, message: CameraInfo) -> None:
+        self.seen = nanoseconds(message.header.stamp)
+        self._answer(self.seen)
+
+    def _on_status(self, message: DiagnosticStatus) -> None:
+        state = next((pair.value for pair in message.values if pair.key == 'state'), '')
+        if state != self.gate and state == 'DISARMED':
+            self.gesture = 0
+        self.gate = state
+
+    # ------------------------------------------------------------------ what it does
+    def _answer(self, stamp: int) -> None:
+        """Answer a frame once it is seen and its state is known."""
+        if stamp != self.seen or stamp not in self.states or stamp == self.answered:
+            return
+        state = self.states[stamp]
+        self.states = {later: s for later, s in self.states.items() if later > stamp}
+        self.answered = stamp
+        self.pad = self._drive(state) if self.gate in ('ARMED', 'ACTIVE') else self._ask_to_arm()
+        self._publish()
+
+    def _drive(self, state: np.ndarray) -> Joy:
+        if self.config.mode == WATCH:
+            return self._press(deadman=True)
+        velocity, label = self.person.act(state)
+        return self._press(True, velocity[0] / self.limit, int(label[0]))
+
+    def _ask_to_arm(self) -> Joy:
+        """Let go, hold the dead-man, press arm; each for a few messages, over and over."""
+        self.gesture += 1
+        phase = self.gesture % 12
+        return self._press(deadman=phase > 3, arm=phase > 8)
+
+    def _press(self, deadman: bool, stick: np.ndarray | None = None, label: int = PLAY,
+               arm: bool = False) -> Joy:
+        pad = self.config.pad
+        axes = [0.0] * (1 + max(pad.axes))
+        for axis, sign, value in zip(pad.axes, pad.signs, np.zeros(8) if stick is None else stick):
+            axes[axis] = sign * float(value)
+        buttons = [0] * (1 + max(pad.deadman, pad.intent, pad.milestone, pad.arm))
+        buttons[pad.deadman] = int(deadman)
+        buttons[pad.arm] = int(arm)
+        buttons[pad.intent] = int(label == INTENT)
+        buttons[pad.milestone] = int(label == MILESTONE)
+        return Joy(header=Header(frame_id='operator'), axes=axes, buttons=buttons)
+
+    def _publish(self) -> None:
+        self.pad.header.stamp = to_time(self.answered)
+        self.out.publish(self.pad)
+        self.pressed_at = time.monotonic()
+
+    def _repeat(self) -> None:
+        if time.monotonic() - self.pressed_at < 0.9 / self.config.autorepeat_hz:
+            return
+        if self.gate not in ('ARMED', 'ACTIVE'):
+            self.pad = self._ask_to_arm()
+        self._publish()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node."""
+    return run(OperatorNode, args)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
