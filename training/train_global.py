@@ -30,6 +30,9 @@ from .models.diamond.context import ContextPool, Examples
 from .models.diamond.denoiser import Denoiser, DenoiserConfig
 from .models.diamond.sampler import roll, SamplerConfig
 from .models.diamond.unet import NetworkConfig, parameter_count
+from .models.diamond.world import load_denoiser, load_world
+
+__all__ = ['Config', 'PRESETS', 'load_denoiser', 'load_world', 'train']
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,11 @@ class FourierFeatures(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Residual self-attention over all pixels of a feature map, heads of eight channels."""
+    """
+    Self-attention over all pixels of a feature map, heads of eight channels.
+
+    It is added to the normalised input, not to the input, because the original's is.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,7 +75,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).flatten(2).view(b, 3, self.heads, c // self.heads, h * w)
+        x = self.norm(x)
+        qkv = self.qkv(x).flatten(2).view(b, 3, self.heads, c // self.heads, h * w)
         query, key, value = qkv.transpose(3, 4).unbind(1)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return x + self.out(mixed.transpose(2, 3).reshape(b, c, h, w))

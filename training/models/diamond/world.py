@@ -15,8 +15,7 @@ from .unet import NetworkConfig
 from ...engine import CheckpointError, load_checkpoint
 from ...world import Context, WorldStep
 
-# (context (B, n, H, W, 3), new frame (B, H, W, 3)), both uint8 -> reward (B,) of the new frame
-Reward = Callable[[Tensor, Tensor], Tensor]
+Reward = Callable[[Tensor], Tensor]  # uint8 frames (B, H, W, 3) -> (B,)
 
 
 class DiamondWorld:
@@ -30,8 +29,8 @@ class DiamondWorld:
     def __init__(
         self,
         denoiser: Denoiser,
-        reward: Reward,
         batch: int,
+        reward: Reward,
         steps: int = 3,
         seed: int = 0,
         sampler: SamplerConfig | None = None,
@@ -39,7 +38,7 @@ class DiamondWorld:
         """
         Build worlds without a context; ``reset`` all of them before the first step.
 
-        :param reward: called with the contexts before the step and the new frames, both uint8.
+        :param reward: the global reward of new frames.
         :param sampler: overrides ``steps`` and everything else about sampling.
         """
         self.denoiser, self.reward, self.batch = denoiser.frozen(), reward, batch
@@ -50,36 +49,33 @@ class DiamondWorld:
 
     def reset(self, context: Context, rows: Tensor | None = None) -> None:
         """
-        Start worlds from real play.
+        Start worlds from real play; other worlds keep their contexts.
 
-        :param context: the n newest (or more) uint8 frames and the actions between them, either of
-            all worlds or of the selected ones.
+        :param context: of each selected world, the n newest (or more) uint8 frames and the actions
+            between them.
         :param rows: bool (B,), which worlds; all, when left out.
         """
         n = self.denoiser.config.network.context
-        frames, action = context.observation, context.action
+        frames, action = context.observation.to(self._device), context.action.to(self._device)
         chosen = torch.ones(self.batch, dtype=torch.bool) if rows is None else rows.cpu()
         if frames.shape[1] < n or action.shape[1] < n - 1 or frames.dtype != torch.uint8:
             raise ValueError(
                 f'a context holds {n} uint8 frames and {n - 1} actions, not '
-                f'{tuple(frames.shape)} {frames.dtype} and {tuple(action.shape)}; '
-                f'draw longer ones'
+                f'{tuple(frames.shape)} {frames.dtype} and {tuple(action.shape)}; draw longer ones'
+            )
+        if len(frames) != int(chosen.sum()):
+            raise ValueError(
+                f'{len(frames)} contexts for {int(chosen.sum())} selected worlds of {self.batch}; '
+                'give one for each selected world'
             )
         if self.frames is None or self.action is None:
             if not chosen.all():
                 raise ValueError('the first reset has to start all worlds (rows left out)')
-            self.frames = frames.new_zeros(self.batch, n, *frames.shape[2:]).to(self._device)
-            self.action = action.new_zeros(self.batch, n, action.shape[2]).to(self._device)
-        if len(frames) == self.batch:
-            frames, action = frames[chosen], action[chosen]
-        elif len(frames) != int(chosen.sum()):
-            raise ValueError(
-                f'{len(frames)} contexts for {int(chosen.sum())} of {self.batch} '
-                'worlds; give one for each world, or one for each selected world'
-            )
-        self.frames[chosen] = frames[:, -n:].to(self._device)
+            self.frames = frames.new_zeros(self.batch, n, *frames.shape[2:])
+            self.action = action.new_zeros(self.batch, n, action.shape[2])
+        self.frames[chosen] = frames[:, -n:]
         # The last slot belongs to the action of the coming step.
-        self.action[chosen, :-1] = action[:, action.shape[1] - (n - 1) :].to(self._device)
+        self.action[chosen, :-1] = action[:, action.shape[1] - (n - 1) :]
 
     @torch.no_grad()
     def step(self, action: Tensor) -> WorldStep:
@@ -90,7 +86,7 @@ class DiamondWorld:
         context = self.denoiser.encode(self.frames)
         following = sample(self.denoiser, context, self.action, self.sampler, self.generator)
         frame = self.denoiser.decode(following).contiguous()
-        reward = self.reward(self.frames, frame).float()
+        reward = self.reward(frame).float()
         self.frames = torch.cat((self.frames[:, 1:], frame[:, None]), dim=1)
         self.action = torch.roll(self.action, -1, dims=1)
         return WorldStep(frame, reward, torch.zeros(self.batch, dtype=torch.bool))
@@ -138,3 +134,15 @@ def load_denoiser(checkpoint: Path, device: torch.device | str = 'cpu') -> Denoi
     denoiser = Denoiser(denoiser_config(state['config']['denoiser']))
     denoiser.load_state_dict(state['trainer']['average'])
     return denoiser.to(device)
+
+
+def load_world(
+    checkpoint: Path,
+    batch: int,
+    reward: Reward,
+    steps: int = 3,
+    seed: int = 0,
+    device: torch.device | str = 'cpu',
+) -> DiamondWorld:
+    """Load a trained global model as ``batch`` worlds."""
+    return DiamondWorld(load_denoiser(checkpoint, device), batch, reward, steps, seed)
