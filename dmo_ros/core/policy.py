@@ -31,7 +31,7 @@ Infer = Callable[[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]],
                  tuple[np.ndarray, list[np.ndarray]]]
 
 
-class PolicyError(RuntimeError):
+class PolicyError(ValueError):
     """A policy that cannot run here, or an answer of it that must not reach a robot."""
 
 
