@@ -58,13 +58,21 @@ class BagWriter:
             raise RosbagError(f'{folder} cannot be made ({error.strerror}); choose a place that '
                               'can be written to') from error
         self.path = self.folder / f'{self.folder.name}_0.mcap'
-        self._file = open(self.path, 'xb', buffering=0)  # noqa: SIM115
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.custom = dict(custom or {})
-        self._mcap = McapWriter(self._file)
-        self._mcap.add_metadata('dmo_ros', self.custom)
         self._schemas: dict[str, int] = {}
         self._topics: dict[int, Topic] = {}
+        try:
+            self._begin()
+        except OSError as error:
+            shutil.rmtree(self.folder)
+            raise RosbagError(f'{folder} cannot be written ({error.strerror}); is the disk full?'
+                              ) from error
+
+    def _begin(self) -> None:
+        self._file = open(self.path, 'xb', buffering=0)  # noqa: SIM115
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._mcap = McapWriter(self._file)
+        self._mcap.add_metadata('dmo_ros', self.custom)
         self.sync()
         sync_folder(self.folder.parent)
 
@@ -77,6 +85,11 @@ class BagWriter:
     def size(self) -> int:
         """Bytes on their way to the disk."""
         return self._mcap.size
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Messages per topic that were handed to the operating system."""
+        return {topic.name: self._mcap.counts[number] for number, topic in self._topics.items()}
 
     def add_topic(self, topic: Topic) -> int:
         """Register a topic; returns its number for :meth:`write`."""
