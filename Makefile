@@ -4,7 +4,7 @@
 #   make demo     the whole loop on a simulated robot, from play data to a zero-shot policy
 #   make test     the tests, without the slow ones (ARGS='-m slow' runs those, ARGS=... any)
 #   make check    ruff, mypy and the layering rules
-#   make bench    speed of models and nodes (DIAMOND=<folder> compares with the original)
+#   make bench    speed of models and nodes; DMO_DIAMOND=<folder> compares with the original
 #   make setup    only the environment
 #   make clean    remove .venv and build products
 
@@ -33,7 +33,7 @@ check: $(VENV)/built
 	$(PY) -m pytest -q test/test_layering.py
 
 bench: $(VENV)/built
-	$(VENV)/bin/dmo bench $(if $(DIAMOND),--original $(DIAMOND)) $(ARGS)
+	@for script in bench/*.py; do $(PY) $$script $(ARGS) || exit 1; done
 
 setup: $(VENV)/built
 

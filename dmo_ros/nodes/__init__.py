@@ -52,6 +52,7 @@ def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
         return 2
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not cut the clean end
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
