@@ -7,6 +7,8 @@ are imported; a single test elsewhere says so with ``@pytest.mark.ros``.
 
 import importlib.util
 import os
+from pathlib import Path
+import sys
 
 import pytest
 
@@ -46,6 +48,8 @@ def pytest_configure(config):
     if os.environ.get('ROS_DISTRO') == 'humble':  # knows only the older variable
         os.environ['ROS_LOCALHOST_ONLY'] = '1'
     os.environ.pop('ROS_STATIC_PEERS', None)
+    if Path(sys.prefix, 'share', 'ament_index').is_dir():  # ROS wheels: nothing was sourced
+        os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
 
 
 @pytest.hookimpl(tryfirst=True)
