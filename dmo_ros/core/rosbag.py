@@ -173,6 +173,18 @@ def recover(path: Path | str) -> dict[str, Any]:
     return {**rescued, 'bytes_lost': size - walk['end'], 'changed': True}
 
 
+def inspect(path: Path | str) -> dict[str, Any]:
+    """
+    Read a recording through, checksums included; returns counts and what its recorder said.
+
+    :returns: messages, topics (name -> count), seconds, bytes, damaged (chunks), whole, custom.
+    :raises RosbagError: there is none, or it is not one of ours to read.
+    """
+    _, found = _locate(Path(path))
+    with open(found, 'rb') as file:
+        return {**_walk(file, found, None), 'bytes': os.fstat(file.fileno()).st_size}
+
+
 def _rewrite(file: BinaryIO, found: Path) -> dict[str, Any]:
     """Copy all that is whole into a fresh file beside ``found``."""
     fresh = found.with_name(found.name + '.tmp')
