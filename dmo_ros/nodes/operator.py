@@ -28,6 +28,7 @@ from .parameters import declare, parameter
 from .teleop import check_pad
 
 WATCH = 'watch'
+ASK_AGAIN = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class OperatorNode(Node):
         self.seen = self.answered = 0
         self.states: dict[int, np.ndarray] = {}
         self.gate = ''
-        self.gesture = 0
+        self.asking_since = 0.0
         self.pad = self._press(deadman=False)
         self.pressed_at = 0.0
         self.out = self.create_publisher(Joy, 'joy', qos.STREAM)
@@ -81,8 +82,8 @@ class OperatorNode(Node):
 
     def _on_status(self, message: DiagnosticStatus) -> None:
         state = next((pair.value for pair in message.values if pair.key == 'state'), '')
-        if state != self.gate and state == 'DISARMED':
-            self.gesture = 0
+        if state != self.gate:
+            self.asking_since = 0.0
         self.gate = state
 
     # ------------------------------------------------------------------ what it does
@@ -103,10 +104,12 @@ class OperatorNode(Node):
         return self._press(True, velocity[0] / self.limit, int(label[0]))
 
     def _ask_to_arm(self) -> Joy:
-        """Let go, hold the dead-man, press arm; each for a few messages, over and over."""
-        self.gesture += 1
-        phase = self.gesture % 12
-        return self._press(deadman=phase > 3, arm=phase > 8)
+        """Let go, hold the dead-man, press arm and look; again after a second without success."""
+        now = time.monotonic()
+        if not self.asking_since or now - self.asking_since > ASK_AGAIN:
+            self.asking_since = now
+        spent = now - self.asking_since
+        return self._press(deadman=spent > 0.1, arm=spent > 0.2)
 
     def _press(self, deadman: bool, stick: np.ndarray | None = None, label: int = PLAY,
                arm: bool = False) -> Joy:
@@ -127,7 +130,8 @@ class OperatorNode(Node):
         self.pressed_at = time.monotonic()
 
     def _repeat(self) -> None:
-        if time.monotonic() - self.pressed_at < 0.9 / self.config.autorepeat_hz:
+        early = time.monotonic() - self.pressed_at < 0.9 / self.config.autorepeat_hz
+        if early or not self.answered:  # a pad is not touched before there is anything to see
             return
         if self.gate not in ('ARMED', 'ACTIVE'):
             self.pad = self._ask_to_arm()

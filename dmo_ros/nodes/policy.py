@@ -1,0 +1,191 @@
+"""
+The policy on the robot, a lifecycle node: ``image_raw`` -> ``cmd_policy``.
+
+Configure loads the file and checks its contract; a mismatch is a failed transition and the sentence
+that says why.  Activate answers every new frame with one command that carries the frame's stamp.  A
+frame that is old, repeated or malformed gets no answer, and the gate stops for the silence.  A gap in
+time (an episode's start, a camera that was away) makes the policy begin anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import time
+
+from geometry_msgs.msg import TwistStamped
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from dmo_ros.msg import PolicyStatus
+
+from . import Finished, qos, run
+from ..core.actions import to_si
+from ..core.images import ImageError
+from ..core.policy import Policy, PolicyError
+from ..core.seal import ContractError
+from ..core.stream import FrameWatch
+from ..core.tasks import get_task
+from .convert import nanoseconds, require_twist, to_rgb, to_time, to_twist
+from .diagnostics import Diagnostics, ERROR, OK, WARN
+from .parameters import declare, parameter
+
+GAP_PERIODS = 2.5  # one lost frame is bridged, two are the start of something new
+_NAMES = {PolicyStatus.UNCONFIGURED: 'unconfigured', PolicyStatus.INACTIVE: 'inactive',
+          PolicyStatus.ACTIVE: 'active', PolicyStatus.FAULT: 'fault'}
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Parameters of the policy node."""
+
+    task: str = parameter('pusher', 'task the robot runs; the file must be made for it')
+    path: str = parameter('', 'policy file (.onnx) written by dmo export')
+    provider: str = parameter('CPUExecutionProvider', 'onnxruntime execution provider; no fall-back')
+    trusted_keys: str = parameter('', 'public keys (hex, comma between), one of which must have '
+                                  'signed the file; empty: nobody is asked')
+    autostart: bool = parameter(False, 'configure and activate at once (for twins)')
+
+
+class PolicyNode(LifecycleNode):
+    """One :class:`Policy` between a camera and the gate."""
+
+    def __init__(self) -> None:
+        super().__init__('policy')
+        self.config = declare(self, PolicyConfig)
+        self.spec = get_task(self.config.task)
+        require_twist(self.spec)
+        self.policy: Policy | None = None
+        self.state, self.reason = PolicyStatus.UNCONFIGURED, 'no policy is loaded'
+        self.latency = self.slowest = 0.0
+        self.misses = self.answers = 0
+        self.watch = FrameWatch(self.spec.limits.frame_timeout)
+        self.last = 0
+        self.command_out = self.create_publisher(TwistStamped, 'cmd_policy', qos.COMMAND_OUT)
+        self.status_out = self.create_publisher(PolicyStatus, '~/status', qos.LATCHED)
+        self.create_subscription(Image, 'image_raw', self._on_image, qos.SENSOR)
+        self.create_service(Trigger, '~/reset', self._on_reset)
+        self.diagnostics = Diagnostics(self, self._diagnose)
+
+    # ------------------------------------------------------------------ lifecycle
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the file and check everything it promises."""
+        keys = [key.strip() for key in self.config.trusted_keys.split(',') if key.strip()]
+        try:
+            self.policy = Policy.load(self.config.path, self.spec, [self.config.provider], keys or None)
+        except (ContractError, PolicyError) as error:
+            self.get_logger().error(f'not configured: {error}')
+            self._become(PolicyStatus.UNCONFIGURED, str(error))
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().info(f'{self.config.path}: {self.policy.digest[:12]}, {self.policy.trust}, '
+                               f'golden loop within {self.policy.golden_error:.1g}')
+        self._become(PolicyStatus.INACTIVE, 'loaded, not activated')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to answer."""
+        self._begin()
+        self.misses = self.answers = 0
+        self._become(PolicyStatus.ACTIVE, '')
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Fall silent; the gate stops the robot."""
+        self._become(PolicyStatus.INACTIVE, 'deactivated')
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the file."""
+        self.policy = None
+        self._become(PolicyStatus.UNCONFIGURED, 'no policy is loaded')
+        return TransitionCallbackReturn.SUCCESS
+
+    def autostart(self) -> PolicyNode:
+        """Configure and activate where the parameter asks for it; end the process when it fails."""
+        if self.config.autostart:
+            for trigger in (self.trigger_configure, self.trigger_activate):
+                if trigger() is not TransitionCallbackReturn.SUCCESS:
+                    raise Finished(2)
+        return self
+
+    # ------------------------------------------------------------------ frames
+    def _on_image(self, message: Image) -> None:
+        began = time.monotonic()
+        stamp = nanoseconds(message.header.stamp)
+        if self.state != PolicyStatus.ACTIVE or self.policy is None:
+            return
+        if self.watch.accept(stamp, began):
+            return
+        self._count_gap(stamp)
+        try:
+            action = self.policy.step(to_rgb(message))
+        except ImageError as error:
+            self._miss(f'frame refused: {error}')
+            return
+        except PolicyError as error:
+            self.get_logger().error(str(error))
+            self._become(PolicyStatus.FAULT, str(error), stamp)
+            return
+        self._answer(to_si(action, self.spec.driven), stamp, began)
+
+    def _answer(self, values: Sequence[float], stamp: int, began: float) -> None:
+        self.latency = time.monotonic() - began
+        self.slowest = max(self.slowest, self.latency)
+        if self.latency > self.spec.limits.frame_timeout:
+            self._miss(f'an answer took {self.latency:.2f} s; it is too late to be sent')
+            return
+        self.command_out.publish(to_twist(values, self.spec, stamp))
+        self.answers += 1
+        self._publish_status(stamp)
+
+    def _count_gap(self, stamp: int) -> None:
+        """Begin anew after a gap in time, count what was lost in a shorter one."""
+        periods = (stamp - self.last) * 1e-9 * self.spec.rate_hz
+        if not 0 < periods < GAP_PERIODS:
+            self._begin()
+        else:
+            self.misses += max(0, round(periods) - 1)
+        self.last = stamp
+
+    def _begin(self) -> None:
+        if self.policy is not None:
+            self.policy.reset()
+
+    def _miss(self, why: str) -> None:
+        self.misses += 1
+        self.get_logger().warning(why, throttle_duration_sec=2.0)
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._begin()
+        response.success = self.policy is not None
+        response.message = 'the next frame is the first' if response.success else self.reason
+        return response
+
+    # ------------------------------------------------------------------ what it tells
+    def _become(self, state: int, reason: str, stamp: int = 0) -> None:
+        self.state, self.reason = state, reason
+        self._publish_status(stamp)
+
+    def _publish_status(self, stamp: int) -> None:
+        self.status_out.publish(PolicyStatus(
+            header=Header(stamp=to_time(stamp), frame_id=self.spec.camera.frame_id),
+            state=self.state, reason=self.reason, latency=self.latency, misses=self.misses))
+
+    def _diagnose(self) -> tuple[int, str, dict[str, object]]:
+        values = {'state': _NAMES[self.state], 'answers': self.answers, 'misses': self.misses,
+                  'latency_ms': round(self.latency * 1e3, 2),
+                  'slowest_ms': round(self.slowest * 1e3, 2), **self.watch.counts}
+        self.slowest = 0.0
+        level = {PolicyStatus.ACTIVE: OK, PolicyStatus.FAULT: ERROR}.get(self.state, WARN)
+        return level, self.reason, values
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node."""
+    return run(lambda: PolicyNode().autostart(), args)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
