@@ -11,9 +11,6 @@ from collections.abc import Callable
 import json
 import math
 from pathlib import Path
-import subprocess
-import sys
-import tempfile
 import time
 from typing import Any
 
@@ -29,10 +26,6 @@ SKILLS = ('expert', 'random')
 NOISE_FLOOR = 1e-3  # metres; smaller moves of the tool are no path and have no heading
 
 Act = Callable[[PusherTwin], np.ndarray]  # the twin as it stands -> velocities (B, 2) in m/s
-
-
-class EvaluationError(RuntimeError):
-    """An evaluation that could not be carried through."""
 
 
 def evaluate_batched(policy: Any, task: str = 'pusher', episodes: int = 200,
@@ -59,27 +52,18 @@ def evaluate_batched(policy: Any, task: str = 'pusher', episodes: int = 200,
 
 def evaluate_graph(policy: str | Path, task: str = 'pusher', episodes: int = 20,
                    seed: int = 1000, speed: float = 100.0,
-                   patience: float = 60.0) -> dict[str, Any]:
+                   patience: float = 30.0) -> dict[str, Any]:
     """
     Run episodes one after the other through the ROS graph: camera, policy, gate and twin nodes.
 
     :param policy: path of a policy file, or 'expert' or 'random' for the operator's pad.
     :param speed: simulated seconds per second at most.
     :param patience: seconds without a new frame after which the graph counts as stuck.
-    :raises EvaluationError: with the evaluator's last words, when it gets stuck.
+    :raises UpError: with a node's last words, when it ends or the graph gets stuck.
     """
-    from dmo_ros.up import running
+    from dmo_ros.episodes import run_episodes
     spec, begin = _pusher(task), time.monotonic()
-    arguments: dict[str, Any] = {'speed': speed, 'seed': seed, 'operator': 'watch',
-                                 'policy': str(policy)}
-    if policy in SKILLS:
-        arguments.update(operator=policy, policy='')
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder, 'starts.npy'), starts(task, episodes, seed))
-        with running(task, arguments) as graph:
-            graph.wait_ready(60)
-            _watch(Path(folder), task, patience, graph.environment)
-        states = np.load(Path(folder, 'states.npy'))
+    states = run_episodes(str(policy), task, starts(task, episodes, seed), seed, speed, patience)
     missed = int(np.isnan(states).any(axis=2).sum())
     return {'policy': str(policy), 'how': 'graph', 'seed': seed, **summarise(
         spec, _fill(states)), 'missed_states': missed,
@@ -161,19 +145,6 @@ def _actor(policy: Any, spec: TaskSpec, episodes: int, seed: int) -> tuple[str, 
         from .export import torch_loop
         name, loop = type(policy).__name__, torch_loop(policy, spec, episodes)
     return name, lambda twin: to_si(loop.step(twin.render()), spec.driven)
-
-
-def _watch(folder: Path, task: str, patience: float, environment: dict[str, str]) -> None:
-    """Run the evaluator node beside the graph until it has seen all episodes."""
-    settings = {'task': task, 'starts': folder / 'starts.npy', 'out': folder / 'states.npy',
-                'patience': float(patience)}
-    command = [sys.executable, '-m', 'dmo_ros.nodes.evaluator', '--ros-args']
-    for name, value in settings.items():
-        command += ['-p', f'{name}:={value}']
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode or not (folder / 'states.npy').is_file():
-        words = '\n'.join((done.stdout + done.stderr).strip().splitlines()[-8:])
-        raise EvaluationError(f'the evaluator ended with exit code {done.returncode}:\n{words}')
 
 
 def _fill(states: np.ndarray) -> np.ndarray:
