@@ -123,7 +123,7 @@ class Gate:
         self._joy_times: deque[float] = deque(maxlen=10)
         self._pressed_anew = False
         self._sent = Command(self._zero, 0)
-        self._sent_at = -math.inf
+        self._sent_at = self._repeated_at = -math.inf
         self._heard, self._heard_at = 0, 0.0
 
     # ------------------------------------------------------------------ what comes in
@@ -170,6 +170,7 @@ class Gate:
             return stopped
         if self.state is State.STOPPING:
             return self._brake(now)
+        self._repeated_at = now
         return self._sent
 
     # ------------------------------------------------------------------ what people ask for
@@ -279,7 +280,7 @@ class Gate:
         return min(between if between > 0 else now - self._sent_at, self.config.period)
 
     def _brake(self, now: float) -> Command:
-        dt = min(now - self._sent_at, self.config.period)
+        dt = min(now - max(self._sent_at, self._repeated_at), self.config.period)
         values = within_reach(self._zero, self._sent.values, self.config.acceleration, dt)
         if not any(values):
             return self._halt(now, State.DISARMED, self.reason)

@@ -1,0 +1,395 @@
+import math
+
+from dmo_ros.core.gate import (
+    Command, Gate, GateConfig, POLICY, State, TELEOP, within_box, within_reach)
+from dmo_ros.core.intent import Pad
+from dmo_ros.core.tasks import get_task
+from hypothesis import assume, given, settings, strategies as st
+import pytest
+
+CONFIG = GateConfig.of(get_task('push_cube'))  # 5 Hz; 1.5 m/s2, 1.5 m/s2, 3 rad/s2
+ZERO = (0.0, 0.0, 0.0)
+PERIOD = 200_000_000
+finite = st.floats(-5, 5)
+vectors = st.tuples(finite, finite, finite)
+anything = st.floats(allow_nan=True, allow_infinity=True)
+
+
+class Desk:
+    """A gate with a person and a clock; the pad is heard at 50 Hz unless it is unplugged."""
+
+    def __init__(self, config=CONFIG):
+        self.transitions = []
+        self.gate = Gate(config, lambda *transition: self.transitions.append(transition))
+        self.now, self.stamp = 100.0, 50 * PERIOD
+        self.pad = Pad(ZERO, False, False, False, False)
+        self.teleop = ZERO
+        self.plugged = self.teleop_runs = True
+        self.sent = []
+
+    def hold(self, deadman=True, stick=ZERO, arm=False):
+        self.pad, self.teleop = Pad(stick, deadman, False, False, arm), stick
+        return self.run(0.1)
+
+    def run(self, seconds, policy=None, every=0.2):
+        """Let time pass; ``policy`` sends its command every ``every`` seconds."""
+        out, due = [], self.now
+        for _ in range(round(seconds / 0.02)):
+            self.now += 0.02
+            self.stamp += 20_000_000
+            if self.plugged:
+                out.append(self.gate.on_pad(self.now, self.pad, self.stamp))
+                if self.teleop_runs:
+                    out.append(self.gate.on_command(self.now, TELEOP, self.teleop, self.stamp))
+            if policy is not None and self.now >= due:
+                due += every
+                out.append(self.gate.on_command(self.now, POLICY, policy, self.stamp))
+            out.append(self.gate.tick(self.now))
+        out = [command for command in out if command is not None]
+        self.sent += out
+        return out
+
+    def arm(self):
+        self.hold(deadman=False)
+        self.hold(deadman=True)
+        self.run(0.2)
+        self.hold(deadman=True, arm=True)
+        self.hold(deadman=True)
+        assert self.gate.state is State.ARMED, self.gate.reason
+        return self
+
+    def reasons(self):
+        return [(before.value, after.value) for before, after, _ in self.transitions]
+
+
+def values(commands):
+    return [command.values for command in commands]
+
+
+# ---------------------------------------------------------------------- limits
+@given(vectors)
+def test_a_vector_is_scaled_as_a_whole_and_ends_in_the_box(vector):
+    inside = within_box(vector, CONFIG.low, CONFIG.high)
+    assert all(low <= value <= high for value, low, high in zip(inside, CONFIG.low, CONFIG.high))
+    scale = max(abs(v) / h for v, h in zip(vector, CONFIG.high))
+    if scale <= 1:
+        assert inside == vector
+    else:
+        assert inside == pytest.approx(tuple(v / scale for v in vector), abs=1e-12)
+
+
+@given(vectors, vectors, st.floats(0.0, 0.5))
+def test_a_step_stays_within_the_acceleration_and_on_the_straight_line(target, previous, dt):
+    step = within_reach(target, previous, CONFIG.acceleration, dt)
+    for value, before, aim, limit in zip(step, previous, target, CONFIG.acceleration):
+        assert abs(value - before) <= limit * dt + 1e-12
+        assert min(before, aim) - 1e-12 <= value <= max(before, aim) + 1e-12
+
+
+@pytest.mark.parametrize('speed', [1, 20, 1000])
+def test_a_ramp_takes_v_over_a_of_stamped_time_at_any_speed(speed):
+    """Copied from test_speed_limiter's idea: not there before v/a, there at v/a."""
+    desk = Desk().arm()
+    gate, now, stamp = desk.gate, desk.now, desk.stamp
+    reached = []
+    for _ in range(4):
+        now, stamp = now + 0.2 / speed, stamp + PERIOD
+        desk.pad = Pad((0.5, 0.0, 0.0), True, False, False, False)
+        gate.on_pad(now, desk.pad, stamp)
+        reached.append(gate.on_command(now, TELEOP, (0.6, 0.0, 0.0), stamp).values[0])
+    # 1.5 m/s2 over periods of 0.2 s: 0.3 m/s a period.
+    assert reached == pytest.approx([0.3, 0.6, 0.6, 0.6])
+
+
+def test_what_is_forwarded_does_not_depend_on_ticks_or_wall_time():
+    """The law of lockstep: the same stamped commands give the same output at any pace."""
+    def play(pace, ticks):
+        desk = Desk().arm()
+        gate, now, out = desk.gate, desk.now, []
+        stick = Pad((0.1, 0.1, 0.1), True, False, False, False)
+        for index in range(40):
+            stamp = desk.stamp + (index + 1) * PERIOD
+            now += pace
+            gate.on_pad(now, stick, stamp)
+            angle = 0.7 * index
+            wanted = (math.sin(angle), math.cos(3 * angle), math.sin(2 * angle))
+            out.append(gate.on_command(now, TELEOP, wanted, stamp))
+            out_ticks = [gate.tick(now + pace * k / (ticks + 1)) for k in range(1, ticks + 1)]
+            assert all(tick == out[-1] for tick in out_ticks), 'a repeat changes nothing'
+        return out
+    assert play(0.001, 0) == play(0.02, 3) == play(0.15, 8)
+
+
+def test_equal_or_missing_stamps_are_limited_by_arrival():
+    for stamp in (10**12, 0):
+        desk = Desk().arm()
+        gate, now = desk.gate, desk.now
+        gate.on_pad(now, Pad((1.0, 0, 0), True, False, False, False), stamp)
+        gate.on_command(now, TELEOP, (0.6, 0.0, 0.0), stamp)
+        first = gate.on_command(now + 0.01, TELEOP, (0.6, 0.0, 0.0), stamp)
+        second = gate.on_command(now + 0.03, TELEOP, (0.6, 0.0, 0.0), stamp)
+        assert second.values[0] - first.values[0] == pytest.approx(1.5 * 0.02)
+
+
+def test_a_long_pause_buys_no_more_than_one_period():
+    desk = Desk().arm()
+    gate, now, stamp = desk.gate, desk.now, desk.stamp
+    pad = Pad((1.0, 0, 0), True, False, False, False)
+    gate.on_pad(now, pad, stamp)
+    gate.on_command(now, TELEOP, ZERO, stamp)
+    command = gate.on_command(now + 0.01, TELEOP, (0.6, 0.0, 0.0), stamp + 100 * PERIOD)
+    assert command.values[0] <= 1.5 * 0.2 + 1e-12
+
+
+# ---------------------------------------------------------------------- arming
+def test_it_starts_disarmed_and_sends_zero():
+    desk = Desk()
+    desk.plugged = False
+    assert set(values(desk.run(0.5, policy=(0.6, 0, 0)))) == {ZERO}
+    assert desk.gate.state is State.DISARMED
+
+
+def test_the_gesture_arms_and_the_stick_then_drives():
+    desk = Desk().arm()
+    assert not any(map(any, values(desk.sent)))
+    driven = desk.hold(stick=(0.3, 0.0, 0.0))
+    assert desk.gate.state is State.ACTIVE
+    assert driven[-1].values[0] > 0
+
+
+def deny(prepare, text):
+    desk = Desk()
+    desk.hold(deadman=False)
+    desk.hold()
+    desk.run(0.2)
+    prepare(desk)
+    done, reason = desk.gate.arm(desk.now)
+    assert not done and text in reason
+    assert desk.gate.state is not State.ARMED
+
+
+def test_each_missing_condition_is_named():
+    deny(lambda desk: desk.hold(deadman=False), 'dead-man is not held')
+    deny(lambda desk: desk.hold(stick=(0.2, 0, 0)), 'stick is not neutral')
+    deny(lambda desk: setattr(desk, 'now', desk.now + 0.3), 'pad is silent')
+    deny(lambda desk: (desk.gate.disarm(desk.now)), 'press it again')
+    deny(lambda desk: desk.gate.on_command(desk.now, POLICY, (math.nan, 0, 0), 1), 'FAULT')
+
+    def slow_pad(desk):
+        for _ in range(12):
+            desk.now += 0.1
+            desk.gate.on_pad(desk.now, desk.pad, desk.stamp)
+            desk.gate.on_command(desk.now, TELEOP, ZERO, desk.stamp)
+    deny(slow_pad, 'less often than 15 times')
+
+    def no_teleop(desk):
+        desk.teleop_runs = False
+        desk.run(0.6)
+    deny(no_teleop, 'no commands come from teleop')
+
+
+def test_a_dead_man_held_since_before_the_start_does_not_count():
+    desk = Desk()
+    desk.hold()
+    desk.run(0.5)
+    desk.hold(arm=True)
+    assert desk.gate.state is State.DISARMED and 'press it again' in desk.gate.reason
+
+
+def test_a_stuck_arm_button_does_not_arm_again():
+    desk = Desk()
+    desk.hold(deadman=False)
+    desk.hold()
+    desk.run(0.2)
+    desk.hold(arm=True)
+    assert desk.gate.state is State.ARMED
+    desk.hold(deadman=False, arm=True)
+    desk.hold(deadman=True, arm=True)
+    desk.run(1.0)
+    assert desk.gate.state is State.DISARMED
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(['policy', 'stick', 'release', 'hold', 'unplug', 'wait', 'nan']),
+                max_size=12))
+def test_nothing_moves_without_a_new_arm_after_any_stop(events):
+    desk = Desk().arm()
+    stopped = False
+    for event in events:
+        desk.plugged = event != 'unplug'
+        if event in ('release', 'hold'):
+            out = desk.hold(deadman=event == 'hold')
+        elif event == 'nan':
+            desk.gate.on_command(desk.now, POLICY, (math.nan, 0, 0), desk.stamp)
+            out = desk.run(0.1)
+        elif event == 'stick':
+            out = desk.hold(desk.pad.deadman, stick=(0.4, 0.1, 0.0))
+        else:
+            out = desk.run(0.8, policy=(0.5, 0.2, 0.1) if event == 'policy' else None)
+        if stopped:
+            assert not any(map(any, values(out)))
+        stopped = stopped or desk.gate.state in (State.DISARMED, State.FAULT)
+
+
+# ---------------------------------------------------------------------- stopping
+def test_releasing_the_dead_man_is_zero_at_once():
+    desk = Desk().arm()
+    desk.hold(stick=(1.0, 0, 0))
+    desk.run(0.5)
+    stop = desk.gate.on_pad(desk.now, Pad((1.0, 0, 0), False, False, False, False), desk.stamp + 7)
+    assert stop == Command(ZERO, desk.stamp + 7)
+    assert desk.transitions[-1] == (State.ACTIVE, State.DISARMED, 'dead-man released')
+
+
+def test_a_silent_pad_is_zero_after_its_time_out():
+    desk = Desk().arm()
+    desk.hold(stick=(1.0, 0, 0))
+    desk.run(0.3)
+    last = desk.now
+    desk.plugged = False
+    while desk.gate.state is State.ACTIVE:
+        command = desk.run(0.02)[-1]
+    assert command.values == ZERO
+    assert 0.2 < desk.now - last <= 0.2 + 0.021
+    assert 'pad was silent' in desk.gate.reason
+
+
+def test_a_silent_policy_is_braked_within_the_limits_and_disarms():
+    desk = Desk().arm()
+    desk.run(2.0, policy=(0.6, 0, 0))
+    assert desk.gate.state is State.ACTIVE and desk.gate.following == POLICY
+    braking = values(desk.run(1.2))
+    speeds = [v[0] for v in braking]
+    assert speeds[0] == pytest.approx(0.6) and speeds[-1] == 0
+    assert all(before - after <= 1.5 * 0.02 + 1e-9 for before, after in zip(speeds, speeds[1:]))
+    assert desk.reasons()[-2:] == [('ACTIVE', 'STOPPING'), ('STOPPING', 'DISARMED')]
+    assert 'no command from policy for more than 0.5 s' in desk.gate.reason
+
+
+def test_the_stop_comes_in_time_and_the_brake_takes_v_over_a():
+    desk = Desk().arm()
+    desk.run(2.0, policy=(0.6, 0, 0))
+    began, stopped = desk.now, None
+    for _ in range(100):
+        command = desk.run(0.02)[-1]
+        if not any(command.values):
+            stopped = desk.now
+            break
+    assert stopped - began <= CONFIG.command_timeout + 0.6 / 1.5 + 0.1
+
+
+def test_disarming_on_request_is_zero_at_once():
+    desk = Desk().arm()
+    desk.run(1.0, policy=(0.6, 0, 0))
+    assert desk.gate.disarm(desk.now).values == ZERO
+    assert desk.gate.state is State.DISARMED
+
+
+# ---------------------------------------------------------------------- whose turn
+def test_the_stick_takes_over_from_the_policy_and_gives_back():
+    desk = Desk().arm()
+    desk.run(1.0, policy=(0.0, 0.4, 0.0))
+    assert desk.sent[-1].values[1] == pytest.approx(0.4)
+    desk.pad, desk.teleop = Pad((0.5, 0, 0), True, False, False, False), (0.3, 0.0, 0.0)
+    taken = desk.run(1.0, policy=(0.0, 0.4, 0.0))
+    assert taken[-1].values == pytest.approx((0.3, 0.0, 0.0))
+    desk.pad, desk.teleop = Pad(ZERO, True, False, False, False), ZERO
+    back = desk.run(1.0, policy=(0.0, 0.4, 0.0))
+    assert back[-1].values == pytest.approx((0.0, 0.4, 0.0))
+    assert desk.gate.state is State.ACTIVE
+
+
+def test_a_neutral_stick_does_not_disturb_a_live_policy():
+    desk = Desk().arm()
+    desk.run(1.0, policy=(0.5, 0.0, 0.0))
+    assert {v[0] for v in values(desk.run(0.6, policy=(0.5, 0.0, 0.0)))} == {0.5}
+
+
+def test_a_forwarded_command_keeps_its_stamp():
+    desk = Desk().arm()
+    command = desk.gate.on_command(desk.now, POLICY, (0.1, 0.0, 0.0), 123_456_789)
+    assert command.stamp == 123_456_789 == desk.gate.tick(desk.now + 0.02).stamp
+
+
+# ---------------------------------------------------------------------- faults
+@given(st.lists(st.lists(anything, min_size=0, max_size=5), max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_whatever_comes_the_output_is_finite_inside_the_box_and_of_the_right_width(commands):
+    desk = Desk().arm()
+    for command in commands:
+        out = [desk.gate.on_command(desk.now, POLICY, command, desk.stamp), *desk.run(0.04)]
+        for sent in filter(None, out):
+            assert len(sent.values) == 3
+            assert all(low <= value <= high
+                       for value, low, high in zip(sent.values, CONFIG.low, CONFIG.high))
+
+
+@pytest.mark.parametrize('command, frame, text', [
+    ((math.nan, 0, 0), '', 'not finite'), ((0, math.inf, 0), '', 'not finite'),
+    ((0.1, 0.1), '', '2 values'), ((0.1, 0.1, 0.1), 'map', "frame 'map'")])
+def test_a_malformed_command_is_a_latched_fault(command, frame, text):
+    desk = Desk().arm()
+    desk.run(1.0, policy=(0.5, 0, 0))
+    stop = desk.gate.on_command(desk.now, POLICY, command, desk.stamp, frame)
+    assert stop.values == ZERO and desk.gate.state is State.FAULT and text in desk.gate.reason
+    assert not any(map(any, values(desk.run(1.0, policy=(0.5, 0, 0)))))
+    desk.hold(deadman=False)
+    desk.hold()
+    desk.hold(arm=True)
+    assert desk.gate.state is State.FAULT, 'only clear_fault leads out'
+    assert desk.gate.clear_fault()[0] and desk.gate.state is State.DISARMED
+    desk.run(1.0, policy=(0.5, 0, 0))
+    assert desk.gate.state is State.DISARMED, 'cleared is not armed'
+    desk.arm()
+
+
+def test_a_rival_is_a_fault_until_it_is_gone():
+    desk = Desk().arm()
+    stop = desk.gate.set_rivals(desk.now, 'cmd_policy', '/policy, /rogue')
+    assert stop.values == ZERO and desk.gate.state is State.FAULT and '/rogue' in desk.gate.reason
+    assert not desk.gate.clear_fault()[0]
+    desk.gate.set_rivals(desk.now, 'cmd_policy', '')
+    assert desk.gate.clear_fault()[0]
+
+
+def test_there_is_nothing_to_clear_without_a_fault():
+    assert 'no fault' in Desk().gate.clear_fault()[1]
+
+
+# ---------------------------------------------------------------------- stamps
+def test_reordered_commands_are_dropped_and_counted():
+    desk = Desk().arm()
+    desk.gate.on_command(desk.now, POLICY, (0.1, 0, 0), 10 * PERIOD)
+    assert desk.gate.on_command(desk.now, POLICY, (0.5, 0, 0), 9 * PERIOD) is None
+    assert desk.gate.counts['reordered'] == 1
+
+
+def test_a_clock_that_jumps_back_costs_a_stop_not_a_deaf_gate():
+    desk = Desk().arm()
+    desk.run(1.0, policy=(0.5, 0, 0))
+    desk.stamp = PERIOD
+    desk.run(1.2, policy=(0.5, 0, 0))
+    assert desk.gate.state is State.DISARMED
+    desk.arm()
+    desk.run(1.0, policy=(0.5, 0, 0))
+    assert desk.gate.state is State.ACTIVE
+
+
+@given(st.integers(0, 2**62))
+@settings(max_examples=30, deadline=None)
+def test_a_command_from_the_future_grows_old_like_any_other(stamp):
+    assume(stamp != 0)
+    desk = Desk().arm()
+    desk.gate.on_command(desk.now, POLICY, (0.3, 0, 0), desk.stamp + stamp)
+    desk.run(0.5 + 0.6 / 1.5 + 0.1)
+    assert desk.gate.state is State.DISARMED
+
+
+def test_own_decisions_are_stamped_with_the_time_that_was_heard():
+    desk = Desk().arm()
+    desk.run(1.0, policy=(0.5, 0, 0))
+    heard, began = desk.stamp, desk.now
+    desk.plugged = False
+    stop = desk.run(0.3)[-1]
+    assert stop.values == ZERO
+    assert heard <= stop.stamp <= heard + (desk.now - began) * 1e9
