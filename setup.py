@@ -42,7 +42,7 @@ ROS = [
     'setuptools<80',
     'wheel',
 ]
-BAGS = ['rosbags>=0.11', 'mcap>=1.2', 'opencv-python-headless>=4.8']
+BAGS = ['rosbags>=0.11', 'opencv-python-headless>=4.8']
 EXTRAS = {
     'deploy': ['onnxruntime>=1.17', *BAGS],
     'gpu': ['onnxruntime-gpu>=1.17', *BAGS],  # instead of deploy: one or the other
@@ -74,11 +74,11 @@ EXTRAS = {
     'test': [
         'pytest>=7.4',
         'hypothesis',
+        'mcap>=1.2',
         'rosbags-image',
         'cryptography>=40',
         'ruff',
         'mypy',
-        'types-PyYAML',
     ],
 }
 
@@ -202,7 +202,7 @@ setup(
     package_dir={'dmo_training': 'training'},
     package_data={NAME: ['py.typed'], 'dmo_training': ['py.typed']},
     data_files=[],
-    install_requires=['numpy>=1.24', 'pyyaml'],
+    install_requires=['numpy>=1.24'],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['dmo = dmo_ros.cli:main']},
     zip_safe=False,
