@@ -90,6 +90,25 @@ class PusherTwin:
         return np.rint(image).astype(np.uint8)
 
 
+def locate(frames: np.ndarray) -> np.ndarray:
+    """
+    Return the states (B, 4) in metres that frames (B, S, S, 3) uint8 show, by colour centroids.
+
+    A disc that is not to be seen gives NaN.
+    """
+    centres = _pixel_centres(frames.shape[1])
+    pixels = frames.astype(np.float32)
+    shares = []
+    for colour, others in ((TOOL, (BOARD, GOAL, OBJECT)), (OBJECT, (BOARD, GOAL, TOOL))):
+        own = np.square(pixels - colour).sum(axis=-1)
+        nearest = np.min([np.square(pixels - other).sum(axis=-1) for other in others], axis=0)
+        weight = np.where(own < nearest, 1.0, 0.0)
+        total = weight.sum(axis=(1, 2))
+        with np.errstate(invalid='ignore', divide='ignore'):
+            shares.append(np.einsum('bhw,hwc->bc', weight, centres) / total[:, None])
+    return np.hstack(shares)
+
+
 def _substep(state: np.ndarray, move: np.ndarray, g: Geometry) -> np.ndarray:
     """Move the tool, push the object out of it, stop the tool where the object cannot yield."""
     tool = np.clip(state[:, :2] + move, g.wall, 1 - g.wall)

@@ -1,0 +1,1 @@
+"""The networks: global, local and reward models, actor and critics."""

@@ -1,0 +1,301 @@
+"""
+The local model: an RSSM in the design of the first DreamerV3 preprint (paper Table 4, section 3.3).
+
+Symbols, used in every shape comment: B batch, T time, A action, D recurrent state ``h``, S groups of
+K classes for the stochastic state ``z``, E embedding of a frame, F = D + S*K features.
+
+Time: ``action[:, t]`` was in force from frame t to frame t + 1, so the state of frame t + 1 is computed
+from the state of frame t and ``action[:, t]``.  The step of frame 0 starts from zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from ..rl.dmo import graft
+from ..world import Context
+from .two_hot import TwoHot
+
+
+@dataclass(frozen=True)
+class RssmConfig:
+    """Sizes and loss scales; the defaults are the paper's Push-T column of Table 4."""
+
+    frame_size: int = 64
+    actions: int = 2
+    recurrent: int = 1024
+    groups: int = 32
+    classes: int = 32
+    units: int = 640
+    multiplier: int = 48
+    mlp_layers: int = 3
+    reward_bins: int = 101
+    reward_span: float = 10.0
+    unimix: float = 0.01
+    dynamics_scale: float = 0.5
+    representation_scale: float = 0.1
+    free_nats: float = 1.0
+    image_scale: float = 1.0
+    reward_scale: float = 1.0
+    action_noise: float = 0.0
+
+
+class Latent(NamedTuple):
+    """h (B, D) and z (B, S, K)."""
+
+    h: Tensor
+    z: Tensor
+
+
+class Prediction(NamedTuple):
+    """The next h (B, D) and the prior's probabilities of the next z (B, S, K)."""
+
+    h: Tensor
+    prior: Tensor
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each pixel's channels."""
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def dense(inputs: int, units: int) -> nn.Sequential:
+    """Linear, LayerNorm, SiLU: the block every vector layer is made of."""
+    return nn.Sequential(nn.Linear(inputs, units, bias=False), nn.LayerNorm(units, eps=1e-3),
+                         nn.SiLU())
+
+
+class Encoder(nn.Module):
+    """Frames (B, H, W, 3) uint8 -> embeddings (B, E): stride-2 convolutions down to 4x4."""
+
+    def __init__(self, size: int, multiplier: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for level in range(levels(size)):
+            out = multiplier * 2 ** level
+            layers += [nn.Conv2d(channels, out, 4, 2, 1, bias=False), ChannelNorm(out), nn.SiLU()]
+            channels = out
+        self.layers = nn.Sequential(*layers)
+        self.width = channels * 16
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Embed frames."""
+        pixels = frames.permute(0, 3, 1, 2).to(self.layers[0].weight.dtype) / 255.0 - 0.5
+        return self.layers(pixels).flatten(1)
+
+
+class Decoder(nn.Module):
+    """Features (B, F) -> pixels (B, 3, H, W) in [-0.5, 0.5], the encoder mirrored."""
+
+    def __init__(self, features: int, size: int, multiplier: int) -> None:
+        super().__init__()
+        top = levels(size) - 1
+        self.channels = multiplier * 2 ** top
+        self.start = nn.Linear(features, self.channels * 16)
+        layers: list[nn.Module] = []
+        channels = self.channels
+        for level in reversed(range(top)):
+            out = multiplier * 2 ** level
+            layers += [nn.ConvTranspose2d(channels, out, 4, 2, 1, bias=False), ChannelNorm(out),
+                       nn.SiLU()]
+            channels = out
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(channels, 3, 4, 2, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Decode features."""
+        return self.layers(self.start(features).view(-1, self.channels, 4, 4))
+
+
+def levels(size: int) -> int:
+    """Return how many halvings lead from ``size`` to 4 pixels; ValueError for other sizes."""
+    count = int(round(math.log2(size / 4)))
+    if count < 1 or 4 * 2 ** count != size:
+        raise ValueError(f'the RSSM takes frames of 8, 16, 32, 64, 128, ... pixels, not {size}')
+    return count
+
+
+class Rssm(nn.Module):
+    """The recurrent state-space model with its image and reward heads."""
+
+    def __init__(self, config: RssmConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        stochastic = c.groups * c.classes
+        self.features_width = c.recurrent + stochastic
+        self.encoder = Encoder(c.frame_size, c.multiplier)
+        self.inputs = dense(stochastic + c.actions, c.units)
+        self.cell = nn.Linear(c.units + c.recurrent, 3 * c.recurrent, bias=False)
+        self.cell_norm = nn.LayerNorm(3 * c.recurrent, eps=1e-3)
+        self.prior_net = nn.Sequential(dense(c.recurrent, c.units), nn.Linear(c.units, stochastic))
+        self.posterior_net = nn.Sequential(dense(c.recurrent + self.encoder.width, c.units),
+                                           nn.Linear(c.units, stochastic))
+        self.decoder = Decoder(self.features_width, c.frame_size, c.multiplier)
+        widths = [self.features_width] + [c.units] * c.mlp_layers
+        self.reward_net = nn.Sequential(*map(dense, widths, widths[1:]))
+        self.reward_head = TwoHot(c.units, c.reward_bins, c.reward_span)
+
+    # One step --------------------------------------------------------------------------------
+
+    def initial(self, batch: int) -> Latent:
+        """Return the zero state before the first frame."""
+        c, weight = self.config, self.cell.weight
+        return Latent(weight.new_zeros(batch, c.recurrent),
+                      weight.new_zeros(batch, c.groups, c.classes))
+
+    def advance(self, latent: Latent, action: Tensor) -> Tensor:
+        """Return the next h (B, D): the GRU on [z, a]."""
+        x = self.inputs(torch.cat([latent.z.flatten(1), action], dim=-1))
+        gates = self.cell_norm(self.cell(torch.cat([x, latent.h], dim=-1)))
+        reset, candidate, update = gates.chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1.0)
+        return update * candidate + (1.0 - update) * latent.h
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """Return (B, S, K) probabilities with a little of the uniform mixed in."""
+        c = self.config
+        probabilities = logits.view(-1, c.groups, c.classes).softmax(dim=-1)
+        return (1.0 - c.unimix) * probabilities + c.unimix / c.classes
+
+    def prior(self, h: Tensor) -> Tensor:
+        """Return the probabilities (B, S, K) of z given h alone."""
+        return self._probabilities(self.prior_net(h))
+
+    def posterior(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """Return the probabilities (B, S, K) of z given h and the frame's embedding (B, E)."""
+        return self._probabilities(self.posterior_net(torch.cat([h, embedding], dim=-1)))
+
+    # The local model of the decoupled step (training/world.py) -----------------------------------
+
+    def predict(self, latent: Latent, action: Tensor) -> Prediction:
+        """Predict h and the prior of z, differentiable in latent and action."""
+        h = self.advance(latent, action)
+        return Prediction(h, self.prior(h))
+
+    def correct(self, prediction: Prediction, observation: Tensor) -> Latent:
+        """
+        Take the true frame's z as value and the PRIOR's probabilities as gradient.
+
+        The recurrence already runs on true latents, so h needs no graft.  A gradient through the
+        posterior instead would be wrong although every value would be the same
+        (docs/results/rssm_grad.md).
+        """
+        with torch.no_grad():
+            embedding = self.encoder(observation)
+            z = sample(self.posterior(prediction.h, embedding))
+        return Latent(prediction.h, graft(z, prediction.prior))
+
+    @torch.no_grad()
+    def begin(self, context: Context) -> Latent:
+        """Filter (B, L) true frames, with the L - 1 actions between them, into a latent."""
+        batch, length = context.observation.shape[:2]
+        embedding = self.encoder(context.observation.flatten(0, 1)).view(batch, length, -1)
+        latent = self.initial(batch)
+        action = context.action.new_zeros(batch, self.config.actions)
+        for t in range(length):
+            h = self.advance(latent, action if t == 0 else context.action[:, t - 1])
+            latent = Latent(h, sample(self.posterior(h, embedding[:, t])))
+        return latent
+
+    def features(self, latent: Latent) -> Tensor:
+        """Return l = [h, z], (B, F)."""
+        return torch.cat([latent.h, latent.z.flatten(-2)], dim=-1)
+
+    def reward(self, latent: Latent) -> Tensor:
+        """Return the reward (B,) of a latent, differentiable."""
+        return self.reward_head(self.reward_net(self.features(latent)))
+
+    # Training -------------------------------------------------------------------------------------
+
+    def observe(self, frames: Tensor, action: Tensor,
+                first: Tensor | None = None) -> tuple[Latent, Tensor, Tensor]:
+        """
+        Filter frames (B, T, H, W, 3) and actions (B, T, A).
+
+        ``first`` (B, T) bool marks frames on which an episode begins: state and action before them
+        are forgotten.
+
+        :returns: the latents, each (B, T, ...), with straight-through gradients, and the prior's and
+            the posterior's probabilities (B, T, S, K).
+        """
+        batch, length = frames.shape[:2]
+        embedding = self.encoder(frames.flatten(0, 1)).view(batch, length, -1)
+        if self.config.action_noise:
+            action = action + self.config.action_noise * torch.randn_like(action)
+        latent, rows, before = self.initial(batch), [], torch.zeros_like(action[:, 0])
+        for t in range(length):
+            if first is not None:
+                keep = (~first[:, t, None]).to(before.dtype)
+                before = before * keep
+                latent = Latent(latent.h * keep, latent.z * keep[..., None])
+            h = self.advance(latent, before)
+            before = action[:, t]
+            posterior = self.posterior(h, embedding[:, t])
+            z = sample(posterior.detach()) + posterior - posterior.detach()
+            latent = Latent(h, z)
+            rows.append((h, z, self.prior(h), posterior))
+        h, z, prior, posterior = (torch.stack(column, dim=1) for column in zip(*rows))
+        return Latent(h, z), prior, posterior
+
+    def loss(self, frames: Tensor, action: Tensor, reward: Tensor,
+             first: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """
+        Return the DreamerV3 loss of segments and its parts.
+
+        ``reward`` (B, T) is the global reward of each frame, not-finite where nobody scored it.
+        Images sum over pixels, the KL over groups with free nats, both mean over (B, T).
+        """
+        c = self.config
+        latent, prior, posterior = self.observe(frames, action, first)
+        features = self.features(latent).flatten(0, 1)
+        pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).to(features.dtype) / 255.0 - 0.5
+        scored = reward.flatten().isfinite()
+        reward_loss = self.reward_head.loss(self.reward_net(features[scored]),
+                                            reward.flatten()[scored])
+        parts = {
+            'image': (self.decoder(features) - pixels).square().sum(dim=(1, 2, 3)).mean(),
+            'reward': reward_loss.sum() / scored.sum().clamp(min=1),
+            'dynamics': divergence(posterior.detach(), prior).clamp(min=c.free_nats).mean(),
+            'representation': divergence(posterior, prior.detach()).clamp(
+                min=c.free_nats).mean()}
+        total = (c.image_scale * parts['image'] + c.reward_scale * parts['reward']
+                 + c.dynamics_scale * parts['dynamics']
+                 + c.representation_scale * parts['representation'])
+        return total, {name: part.detach() for name, part in parts.items()}
+
+    @torch.no_grad()
+    def decode(self, latent: Latent) -> Tensor:
+        """Return the frames (B, H, W, 3) uint8 a latent stands for."""
+        pixels = self.decoder(self.features(latent)).permute(0, 2, 3, 1)
+        return ((pixels + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def sample(probabilities: Tensor) -> Tensor:
+    """Draw one-hot samples (..., S, K), by the Gumbel-max trick."""
+    noise = -torch.empty_like(probabilities).exponential_().log()
+    index = (probabilities.log() + noise).argmax(dim=-1)
+    return F.one_hot(index, probabilities.shape[-1]).to(probabilities.dtype)
+
+
+def mode(probabilities: Tensor) -> Tensor:
+    """Return the most likely one-hot (..., S, K): what the deployed policy takes."""
+    return F.one_hot(probabilities.argmax(dim=-1), probabilities.shape[-1]).to(probabilities.dtype)
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Return KL(p || q) (...,) summed over groups, of probabilities (..., S, K)."""
+    return (p * (p.log() - q.log())).sum(dim=(-2, -1))

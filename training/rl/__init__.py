@@ -1,0 +1,1 @@
+"""Reinforcement learning inside the world models: DMO-SAPO."""

@@ -1,0 +1,92 @@
+"""
+The replay buffer of imagined experience: rings of frames on memory maps, one per actor.
+
+Each slot holds a frame, the action that led on from it, its global reward and whether an episode began
+there.  Single frames are stored once; the next frame is the next slot.  A million 64x64 frames are 12 GB,
+which is why they live in a file and not in memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data import Segment
+
+
+class Replay:
+    """Rings of ``capacity // actors`` slots; ``folder`` keeps them on disk, None in memory."""
+
+    def __init__(self, capacity: int, actors: int, frame_size: int, actions: int,
+                 folder: Path | None = None) -> None:
+        self.slots = capacity // actors
+        if self.slots < 2:
+            raise ValueError(f'a replay of {capacity} frames holds less than two for each of the '
+                             f'{actors} actors; raise capacity')
+        self.actors, self.head, self.filled = actors, 0, 0
+        shape = (actors, self.slots)
+        self.frames = self._array('frames', (*shape, frame_size, frame_size, 3), np.uint8, folder)
+        self.action = self._array('action', (*shape, actions), np.float32, folder)
+        self.reward = self._array('reward', shape, np.float32, folder)
+        self.first = self._array('first', shape, np.bool_, folder)
+
+    @staticmethod
+    def _array(name: str, shape: tuple[int, ...], dtype: Any, folder: Path | None) -> np.ndarray:
+        if folder is None:
+            return np.zeros(shape, dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f'{name}.npy'
+        if path.is_file():
+            kept = np.load(path, mmap_mode='r+')
+            if kept.shape == shape and kept.dtype == dtype:
+                return kept
+        return np.lib.format.open_memmap(path, mode='w+', dtype=dtype, shape=shape)
+
+    def add(self, frames: torch.Tensor, action: torch.Tensor, reward: torch.Tensor,
+            first: torch.Tensor) -> None:
+        """Add one slot per actor: frames (B, H, W, 3), action (B, A), reward (B,), first (B,)."""
+        self.frames[:, self.head] = frames.cpu().numpy()
+        self.action[:, self.head] = action.detach().cpu().numpy()
+        self.reward[:, self.head] = reward.cpu().numpy()
+        self.first[:, self.head] = first.cpu().numpy()
+        self.head = (self.head + 1) % self.slots
+        self.filled = min(self.filled + 1, self.slots)
+
+    def __len__(self) -> int:
+        """Return the number of stored frames."""
+        return self.filled * self.actors
+
+    def ready(self, length: int) -> bool:
+        """Tell whether segments of ``length`` can be drawn."""
+        return self.filled >= length
+
+    def sample(self, rng: np.random.Generator, batch: int,
+               length: int) -> tuple[Segment, torch.Tensor]:
+        """Draw segments and their episode starts (B, L); none crosses the write head."""
+        if not self.ready(length):
+            raise ValueError(f'the replay holds {self.filled} frames per actor, less than a segment '
+                             f'of {length}')
+        oldest = self.head if self.filled == self.slots else 0
+        actor = rng.integers(self.actors, size=(batch, 1))
+        start = rng.integers(self.filled - length + 1, size=(batch, 1))
+        slot = (oldest + start + np.arange(length)) % self.slots
+        first = torch.from_numpy(self.first[actor, slot])
+        label = np.zeros((batch, length), np.uint8)
+        return Segment(torch.from_numpy(self.frames[actor, slot]),
+                       torch.from_numpy(self.action[actor, slot]), torch.from_numpy(label),
+                       torch.from_numpy(self.reward[actor, slot])), first
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a bit-exact resume needs: the cursors and the filled slots."""
+        return {'head': self.head, 'filled': self.filled,
+                'frames': self.frames[:, :self.filled], 'action': self.action[:, :self.filled],
+                'reward': self.reward[:, :self.filled], 'first': self.first[:, :self.filled]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned."""
+        self.head, self.filled = int(state['head']), int(state['filled'])
+        for name in ('frames', 'action', 'reward', 'first'):
+            getattr(self, name)[:, :self.filled] = state[name]

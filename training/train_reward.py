@@ -1,0 +1,238 @@
+"""
+Stage 2: the global reward model from play data (paper section 3.3).
+
+    dmo train reward --task pusher --preset demo --data DATASET --out RUN
+    (about one minute on one core)
+
+Two losses on the same play: Bradley-Terry on the order of two frames between a start and a goal, and
+the operator's labels.  Milestone frames of the play become the goal set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmo_ros.core.intent import INTENT, MILESTONE
+from dmo_ros.core.tasks import get_task
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import engine
+from .data import DataError, PlayDataset
+from .models.rewards import anticipated, bradley_terry, RewardConfig, RewardModel, to_pixels
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of this stage; lengths are in control steps."""
+
+    task: str
+    data: Path
+    out: Path
+    model: RewardConfig = field(default_factory=RewardConfig)
+    updates: int = 4000
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    shortest: int = 4
+    longest: int = 40
+    shift: int = 2
+    seed: int = 0
+    threads: int = 0
+    log_every: int = 50
+
+
+def train(config: Config, resume: bool = False) -> Path:
+    """Train the reward model; returns its checkpoint."""
+    rng = engine.seed_everything(config.seed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    dataset = PlayDataset.open(config.data, get_task(config.task))
+    play = Play(dataset, config)
+    model = RewardModel(config.model)
+    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate,
+                                  weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, config.updates)
+    log = engine.RunLog(config.out, config, resume)
+    path, start = config.out / 'reward.safetensors', 0
+    if resume and path.is_file():
+        start = _restore(path, model, optimiser, schedule, rng)
+    for step in engine.progress(config.updates, start, 'reward'):
+        losses = _losses(model, play, rng)
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        optimiser.step()
+        schedule.step()
+        if (step + 1) % config.log_every == 0:
+            log.write(step + 1, {name: float(loss.detach()) for name, loss in losses.items()})
+        if (step + 1) % 1000 == 0:
+            _save(path, config, model, optimiser, schedule, rng, step + 1)
+    _choose_goals(model, play, rng)
+    log.write(config.updates, evaluate(model, play, rng))
+    log.close()
+    _save(path, config, model, optimiser, schedule, rng, config.updates)
+    return path
+
+
+class Play:
+    """The dataset as flat arrays, with what the two losses draw from it."""
+
+    def __init__(self, dataset: PlayDataset, config: Config) -> None:
+        self.config = config
+        self.splits = [self._flatten(dataset.train), self._flatten(dataset.held_out)]
+        if not (self.splits[0][1] == MILESTONE).any():
+            raise DataError('no frame of the play carries the milestone label, so there is no goal '
+                            'to rank towards; press the milestone key when the task is done, or '
+                            'label the dataset with `dmo relabel`')
+
+    def _flatten(self, episodes: list[Any]) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
+        """Return frames, labels, the targets of the intent head, and frames left in the episode."""
+        frames = torch.from_numpy(np.concatenate([np.asarray(e.frames) for e in episodes]))
+        labels = np.concatenate([np.asarray(e.intent) for e in episodes])
+        targets = np.concatenate([self._targets(np.asarray(e.intent)) for e in episodes])
+        left = np.concatenate([np.arange(len(e.intent))[::-1] for e in episodes])
+        return frames, labels, targets, left
+
+    def _targets(self, labels: np.ndarray) -> np.ndarray:
+        """Return the targets (T, 2) of one episode's labels: anticipated intent and milestone."""
+        c = self.config.model
+        return np.stack([
+            anticipated(torch.from_numpy(labels == label), c.anticipation,
+                        c.anticipation_steps).numpy() for label in (INTENT, MILESTONE)], axis=-1)
+
+    def triplets(self, rng: np.random.Generator, split: int = 0) -> tuple[Tensor, ...]:
+        """Draw pixels of (earlier, later, start, goal), each (B, 3, H, W), from one bout each."""
+        frames, _, _, left = self.splits[split]
+        c = self.config
+        starts = np.flatnonzero(left >= c.shortest)
+        start = starts[rng.integers(len(starts), size=c.batch)]
+        length = rng.integers(c.shortest, np.minimum(left[start], c.longest) + 1)
+        first = rng.integers(0, length)
+        second = first + 1 + rng.integers(0, length - first)
+        rows = np.concatenate([start + first, start + second, start, start + length])
+        pixels = to_pixels(frames[torch.from_numpy(rows)]).view(4, c.batch, 3, *frames.shape[1:3])
+        return tuple(_shift(pixels, c.shift, rng).unbind(0))
+
+    def labelled(self, rng: np.random.Generator, split: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw pixels and the targets (B, 2): anticipated intent and milestone."""
+        frames, _, targets, _ = self.splits[split]
+        rows = rng.integers(len(targets), size=self.config.batch)
+        pixels = to_pixels(frames[torch.from_numpy(rows)])[None]
+        return _shift(pixels, self.config.shift, rng)[0], torch.from_numpy(targets[rows])
+
+
+def _shift(pixels: Tensor, most: int, rng: np.random.Generator) -> Tensor:
+    """Move all frames of a sample by the same few pixels, so that only what is in them counts."""
+    if most == 0:
+        return pixels
+    kinds, batch, channels, height, width = pixels.shape
+    together = pixels.transpose(0, 1).reshape(batch, kinds * channels, height, width)
+    padded = F.pad(together, (most,) * 4, mode='replicate')
+    tops, sides = rng.integers(0, 2 * most + 1, (2, batch))
+    moved = torch.stack([padded[i, :, t:t + height, s:s + width]
+                         for i, (t, s) in enumerate(zip(tops, sides))])
+    return moved.view(batch, kinds, channels, height, width).transpose(0, 1)
+
+
+def _losses(model: RewardModel, play: Play, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Return the losses of the terms that count."""
+    c, losses = model.config, {}
+    if c.energy_weight:
+        ranking = [_ranking_loss(energy, play.triplets(rng)) for energy in model.energies]
+        losses['ranking'] = torch.stack(ranking).sum()
+    if c.intent_weight or c.milestone_weight:
+        losses['labels'] = _label_loss(model, *play.labelled(rng))
+    return losses
+
+
+def _ranking_loss(energy: torch.nn.Module, triplet: tuple[Tensor, ...]) -> Tensor:
+    earlier, later, start, goal = triplet
+    return bradley_terry(energy(later, start, goal), energy(earlier, start, goal)).mean()
+
+
+def _label_loss(model: RewardModel, pixels: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(model.intent(pixels), target)
+
+
+@torch.no_grad()
+def _choose_goals(model: RewardModel, play: Play, rng: np.random.Generator) -> None:
+    """Fix starts and goals, then standardise each member's energy per goal over play."""
+    frames, labels, _, _ = play.splits[0]
+    goals = rng.choice(np.flatnonzero(labels == MILESTONE), model.config.goals)
+    starts = rng.choice(np.flatnonzero(labels != MILESTONE), model.config.goals)
+    model.goals.copy_(to_pixels(frames[torch.from_numpy(goals)]))
+    model.starts.copy_(to_pixels(frames[torch.from_numpy(starts)]))
+    rows = torch.from_numpy(rng.integers(len(labels), size=1024))
+    scores = model.raw_energy(to_pixels(frames[rows]))
+    model.centre.copy_(scores.mean(dim=-1))
+    model.spread.copy_(scores.std(dim=-1).clamp(min=1e-6))
+
+
+@torch.no_grad()
+def evaluate(model: RewardModel, play: Play, rng: np.random.Generator) -> dict[str, float]:
+    """Rank accuracy and the label head's AUROC on held-out play, and the spread of the reward."""
+    right, scores, truths = [], [], []
+    for _ in range(8):
+        earlier, later, start, goal = play.triplets(rng, split=1)
+        for energy in model.energies if model.config.energy_weight else ():
+            gain = energy(later, start, goal) - energy(earlier, start, goal)
+            right.append(float((gain > 0).float().mean()))
+        pixels, target = play.labelled(rng, split=1)
+        scores.append(model.intent(pixels)[:, 1])
+        truths.append(target[:, 1] == 1)
+    frames = play.splits[1][0]
+    reward = model(frames[torch.from_numpy(rng.integers(len(frames), size=512))])
+    figures = {'milestone_auroc': auroc(torch.cat(scores), torch.cat(truths)),
+               'reward_mean': float(reward.mean()), 'reward_std': float(reward.std())}
+    return figures | ({'rank_accuracy': float(np.mean(right))} if right else {})
+
+
+def auroc(score: Tensor, truth: Tensor) -> float:
+    """Return the probability that a positive scores above a negative; nan without either."""
+    positive, negative = score[truth], score[~truth]
+    if len(positive) == 0 or len(negative) == 0:
+        return float('nan')
+    gap = positive[:, None] - negative[None]
+    return float((gap > 0).float().mean() + 0.5 * (gap == 0).float().mean())
+
+
+def _save(path: Path, config: Config, model: RewardModel, optimiser: torch.optim.Optimizer,
+          schedule: Any, rng: np.random.Generator, step: int) -> None:
+    engine.save_checkpoint(path, {
+        'stage': 'reward', 'task': get_task(config.task).to_dict(), 'step': step,
+        'config': engine.plain_config(config), 'model': model.state_dict(),
+        'optimiser': optimiser.state_dict(), 'schedule': schedule.state_dict(),
+        'rng': engine.rng_state(rng)})
+
+
+def _restore(path: Path, model: RewardModel, optimiser: torch.optim.Optimizer, schedule: Any,
+             rng: np.random.Generator) -> int:
+    state = engine.load_checkpoint(path)
+    model.load_state_dict(state['model'])
+    optimiser.load_state_dict(state['optimiser'])
+    schedule.load_state_dict(state['schedule'])
+    engine.restore_rng(rng, state['rng'])
+    return int(state['step'])
+
+
+def load_reward(path: Path) -> RewardModel:
+    """Load a trained reward model, frozen and ready to score."""
+    state = engine.load_checkpoint(path)
+    model = RewardModel(RewardConfig(**state['config']['model']))
+    model.load_state_dict(state['model'])
+    return model.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def label_dataset(model: RewardModel, dataset: PlayDataset, batch: int = 512) -> None:
+    """Score every frame of the dataset once, so that the local model can learn the reward."""
+    episodes = list({id(e): e for e in (*dataset.train, *dataset.held_out)}.values())
+    rewards = []
+    for episode in episodes:
+        frames = torch.from_numpy(np.array(episode.frames))
+        rewards.append(torch.cat([model(part) for part in frames.split(batch)]).numpy())
+    dataset.label(rewards)
