@@ -8,13 +8,20 @@ reward head and the critics stay behind.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import hashlib
+from pathlib import Path
 from typing import Any, cast
 
+from dmo_ros.core.episode import load_dataset
+from dmo_ros.core.images import to_observation
+from dmo_ros.core.tasks import TaskSpec
+import numpy as np
 import torch
 from torch import nn, Tensor
 
+from . import engine
 from .models.actor_critic import Actor
-from .models.rssm import Latent, mode, Rssm
+from .models.rssm import Latent, mode, Rssm, RssmConfig
 
 
 class RssmPolicy(nn.Module):
@@ -76,3 +83,43 @@ class PpoNetwork(nn.Module):
         """Return the mean action (B, A) for pixels (B, 3 * S, H, W) in [0, 1]."""
         action: Tensor = self.mean(self.hidden(self.features(pixels)))
         return action
+
+
+def load_policy(checkpoint: Path) -> tuple[RssmPolicy, TaskSpec, dict[str, Any]]:
+    """
+    Rebuild the policy of a checkpoint of the policy stage.
+
+    :returns: the deployable module, the task it was trained for, and its provenance as plain JSON.
+    :raises CheckpointError: a file of another stage, or a damaged one.
+    """
+    state = engine.load_checkpoint(checkpoint)
+    if state.get('stage') != 'policy':
+        raise engine.CheckpointError(
+            f'{checkpoint} is a checkpoint of stage {state.get("stage")!r}; a policy is exported '
+            'from one that `dmo train policy` wrote')
+    spec, config = TaskSpec.from_dict(state['task']), state['config']
+    rssm = Rssm(RssmConfig(**state['local']))
+    rssm.load_state_dict(state['training']['trainer']['model'])
+    agent = config['agent']
+    actor = Actor(rssm.features_width, len(spec.driven), agent['actor_hidden'],
+                  agent['log_std_init'], tuple(agent['log_std_range']))
+    actor.load_state_dict(state['training']['agent']['actor'])
+    provenance = {
+        'method': 'dmo-sapo', 'epoch': state['epoch'], 'seed': config['seed'],
+        'forward': config['forward'], 'data': Path(config['data']).name,
+        'checkpoint_sha256': _sha256(checkpoint), 'revision': engine.git_revision()}
+    return RssmPolicy(rssm, actor), spec, provenance
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def golden_frames(dataset: Path, spec: TaskSpec, count: int = 200) -> np.ndarray:
+    """Return the first ``count`` frames (N, H, W, 3) uint8 of a dataset at the policy's size."""
+    frames = [frame for episode in load_dataset(dataset, spec)[:8] for frame in episode.frames]
+    return np.stack([to_observation(frame, spec, spec.policy_size) for frame in frames[:count]])

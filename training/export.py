@@ -8,12 +8,14 @@ PyTorch module over a long closed loop.  Only then does the file appear under it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+import json
 import logging
 import os
 from pathlib import Path
+import sys
 import time
 from typing import Any, cast, Protocol
 import warnings
@@ -223,3 +225,50 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def export_run(run: Path, out: Path, key: SigningKey | None = None,
+               data: Path | None = None) -> ExportReport:
+    """
+    Export the policy of a run folder (or of its checkpoint).
+
+    :param data: dataset whose frames make up the golden loop; the noise of :func:`export` without.
+    """
+    from .deploy import golden_frames, load_policy
+    checkpoint = run / 'policy.safetensors' if run.is_dir() else run
+    module, spec, provenance = load_policy(checkpoint)
+    frames = golden_frames(data, spec) if data is not None else None
+    return export(module, spec, out, provenance=provenance, frames=frames, key=key)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export from the command line; one sentence and exit code 2 when it cannot be done."""
+    import argparse
+    parser = argparse.ArgumentParser(prog='dmo export', description='Write a policy file.')
+    parser.add_argument('run', type=Path, help='folder or checkpoint of dmo train policy')
+    parser.add_argument('-o', '--out', type=Path, default=Path('policy.onnx'))
+    parser.add_argument('--data', type=Path, help='dataset whose frames make up the golden loop')
+    parser.add_argument('--sign', type=Path, metavar='KEY', help='sign with this private key')
+    parser.add_argument('--new-key', type=Path, metavar='KEY', help='make that key first')
+    parser.add_argument('--json', action='store_true')
+    given = parser.parse_args(arguments)
+    try:
+        new = SigningKey.generate(given.new_key) if given.new_key else None
+        key = SigningKey.read(given.sign) if given.sign else new
+        report = export_run(given.run, given.out, key, given.data)
+    except (ExportError, RuntimeError, ValueError, OSError) as error:
+        print(f'dmo export: {error}', file=sys.stderr)
+        return 2
+    figures = {**asdict(report), 'path': str(report.path)}
+    figures['public_key'] = key.public if key else None
+    if given.json:
+        print(json.dumps(figures))
+    else:
+        print(f'{report.path}: {report.bytes / 1e6:.2f} MB, sha256 {report.digest[:12]}..., '
+              f'within {report.largest_difference:.1g} of PyTorch over {report.steps} closed-loop steps'
+              + (f'\nsigned; trusted_keys for the robot: {key.public}' if key else ''))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -233,3 +233,59 @@ def test_a_signed_export(tmp_path):
     assert Policy.load(report.path, SPEC, trusted_keys=[key.public]).trust.endswith('trusted')
     with pytest.raises(ContractError, match='trusted keys'):
         Policy.load(report.path, SPEC, trusted_keys=['00' * 32])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder as the policy stage leaves it, and the policy in it."""
+    from dmo_training import engine
+    from dmo_training.rl.agent import DmoSapo, DmoSapoConfig
+    torch.manual_seed(8)
+    rssm = Rssm(RssmConfig(frame_size=32, recurrent=16, groups=4, classes=4, units=16,
+                           multiplier=2))
+    config = DmoSapoConfig(actors=2, actor_hidden=(16,), critic_hidden=(16,))
+    agent = DmoSapo(rssm.features_width, 2, config)
+    engine.save_checkpoint(tmp_path / 'policy.safetensors', {
+        'stage': 'policy', 'task': SPEC.to_dict(), 'epoch': 7,
+        'config': {'agent': engine.plain_config(config), 'seed': 3, 'forward': 'global',
+                   'data': 'some/play'},
+        'local': engine.plain_config(rssm.config),
+        'training': {'trainer': {'model': rssm.state_dict()}, 'agent': agent.state_dict()}})
+    return tmp_path, RssmPolicy(rssm, agent.actor)
+
+
+def test_a_run_is_exported_from_the_command_line(run, capsys):
+    from dmo_training.export import main
+    folder, module = run
+    out = folder / 'policy.onnx'
+    assert main([str(folder), '-o', str(out), '--json']) == 0
+    figures = json.loads(capsys.readouterr().out)
+    policy = Policy.load(out, SPEC)
+    assert figures['digest'] == policy.digest and figures['largest_difference'] < 1e-4
+    assert policy.contract.provenance['epoch'] == 7
+    assert policy.contract.provenance['checkpoint_sha256']
+    loop = torch_loop(module, SPEC)
+    for frame in play(20):
+        np.testing.assert_allclose(policy.step(frame), loop.step(frame[None])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize('damage,match', [
+    (lambda path: path.unlink(), 'no checkpoint'),
+    (lambda path: path.write_bytes(path.read_bytes()[:-9]), 'damaged'),
+    (lambda path: path.write_bytes(b'x' * 99), 'damaged|no checkpoint')],
+    ids=['missing', 'cut', 'other'])
+def test_what_is_no_checkpoint_is_a_sentence(run, capsys, damage, match):
+    import re
+
+    from dmo_training.export import main
+    damage(run[0] / 'policy.safetensors')
+    assert main([str(run[0]), '-o', str(run[0] / 'policy.onnx')]) == 2
+    assert re.search(match, capsys.readouterr().err)
+
+
+def test_a_checkpoint_of_another_stage_is_refused(tmp_path):
+    from dmo_training import engine
+    from dmo_training.deploy import load_policy
+    engine.save_checkpoint(tmp_path / 'local.safetensors', {'stage': 'local'})
+    with pytest.raises(engine.CheckpointError, match='dmo train policy'):
+        load_policy(tmp_path / 'local.safetensors')
