@@ -7,10 +7,11 @@ the same episodes.  Success is counted by both criteria of the task, with Wilson
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import json
 import math
 from pathlib import Path
+import sys
 import time
 from typing import Any
 
@@ -167,21 +168,30 @@ def _spread(values: Any) -> dict[str, Any]:
             'std': float(np.std(found, ddof=1)) if len(found) > 1 else None}
 
 
-def main() -> None:
-    """Evaluate from the command line; prints the table, or JSON."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate from the command line; one sentence and exit code 2 when it cannot be done."""
     import argparse
-    parser = argparse.ArgumentParser(description=(__doc__ or '').strip().splitlines()[0])
+    parser = argparse.ArgumentParser(prog='dmo eval', description='Evaluate a policy on a twin.')
     parser.add_argument('policy', help="a policy file, or 'expert' or 'random'")
     parser.add_argument('--task', default='pusher')
-    parser.add_argument('--episodes', type=int, default=200)
+    parser.add_argument('--episodes', type=int, help='200, or 20 with --graph, when left out')
     parser.add_argument('--seed', type=int, default=1000)
     parser.add_argument('--graph', action='store_true', help='through the ROS nodes')
+    parser.add_argument('--speed', type=float, default=100.0, help='of the graph, at most')
     parser.add_argument('--json', action='store_true')
-    given = parser.parse_args()
-    run = evaluate_graph if given.graph else evaluate_batched
-    result = run(given.policy, given.task, given.episodes, given.seed)
+    given = parser.parse_args(arguments)
+    try:
+        if given.graph:
+            result = evaluate_graph(given.policy, given.task, given.episodes or 20, given.seed,
+                                    given.speed)
+        else:
+            result = evaluate_batched(given.policy, given.task, given.episodes or 200, given.seed)
+    except (ValueError, RuntimeError, ImportError) as error:
+        print(f'dmo eval: {error}', file=sys.stderr)
+        return 2
     print(json.dumps(result, indent=1) if given.json else table([result]))
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

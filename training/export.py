@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(figures))
     else:
         print(f'{report.path}: {report.bytes / 1e6:.2f} MB, sha256 {report.digest[:12]}..., '
-              f'within {report.largest_difference:.1g} of PyTorch over {report.steps} closed-loop steps'
+              f'within {report.largest_difference:.1g} of PyTorch over {report.steps} steps'
               + (f'\nsigned; trusted_keys for the robot: {key.public}' if key else ''))
     return 0
 

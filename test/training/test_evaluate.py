@@ -150,3 +150,18 @@ def test_ppo_is_exported_as_it_acts(tmp_path):
     seen = np.tile(frames.transpose(0, 3, 1, 2), (1, 4, 1, 1))
     theirs, _ = policy.predict(seen, deterministic=True)
     np.testing.assert_allclose(loop.step(frames), theirs, atol=1e-5)
+
+
+def test_the_command_line_prints_a_table_or_json(capsys):
+    assert evaluate.main(['expert', '--episodes', '5']) == 0
+    assert '| expert | batched | 5 | 100%' in capsys.readouterr().out
+    assert evaluate.main(['random', '--episodes', '5', '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['episodes'] == 5
+
+
+@pytest.mark.parametrize('words,match', [
+    (['nowhere.onnx'], 'nowhere.onnx'), (['expert', '--task', 'fly'], 'fly'),
+    (['nowhere.onnx', '--graph'], 'dmo export')])
+def test_a_wrong_argument_is_a_sentence(capsys, words, match):
+    assert evaluate.main(words) == 2
+    assert match in capsys.readouterr().err

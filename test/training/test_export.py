@@ -289,3 +289,17 @@ def test_a_checkpoint_of_another_stage_is_refused(tmp_path):
     engine.save_checkpoint(tmp_path / 'local.safetensors', {'stage': 'local'})
     with pytest.raises(engine.CheckpointError, match='dmo train policy'):
         load_policy(tmp_path / 'local.safetensors')
+
+
+def test_golden_frames_are_those_of_the_play(tmp_path):
+    from dmo_ros.core.episode import Episode, write_meta
+    from dmo_training.deploy import golden_frames
+    frames = play(30)
+    for number, part in enumerate((frames[:12], frames[12:])):
+        length = len(part)
+        Episode(frames=part, action=np.zeros((length, 2), np.float32),
+                intent=np.zeros(length, np.uint8), valid=np.ones(length, bool),
+                stamp=np.arange(length) / SPEC.rate_hz, proprio=np.zeros((length, 0), np.float32),
+                info={'task': SPEC.to_dict()}).save(tmp_path / 'episodes' / f'{number:06d}')
+    write_meta(tmp_path, SPEC)
+    np.testing.assert_array_equal(golden_frames(tmp_path, SPEC, 20), frames[:20])
