@@ -137,9 +137,11 @@ class GateNode(Node):
 
     # ------------------------------------------------------------------ what it tells
     def _on_transition(self, before: State, state: State, reason: str) -> None:
-        log = self.get_logger()
         text = f'{before.value} -> {state.value}: {reason}'
-        (log.error if state is State.FAULT else log.info)(text)
+        if state is State.FAULT:  # rclpy wants one call per severity
+            self.get_logger().error(text)
+        else:
+            self.get_logger().info(text)
 
     def _diagnose(self) -> tuple[int, str, dict[str, object]]:
         gate = self.gate

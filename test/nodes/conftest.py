@@ -1,0 +1,164 @@
+"""Real processes on one side, a listening node in the test on the other."""
+
+from collections import defaultdict
+import importlib.util
+import os
+from pathlib import Path
+import time
+
+from dmo_ros.core.tasks import get_task
+from dmo_ros.stacks import environment, Process, share
+from dmo_ros.up import Child
+import pytest
+
+os.environ.update(environment())  # before rclpy is initialised in any test
+
+from dmo_ros.nodes import convert, qos
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Joy
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+PATIENCE = 20.0  # seconds; a busy machine is slow, a broken graph never comes
+
+
+class Probe:
+    """A node in the test: what it heard, by topic, with the steady time of arrival."""
+
+    def __init__(self):
+        self.node = rclpy.create_node('probe')
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        self.heard = defaultdict(list)
+        self.spec = get_task('pusher')
+
+    def listen(self, kind, topic, profile=qos.EVERY):
+        def take(message):
+            self.heard[topic].append((time.monotonic(), message))
+        self.node.create_subscription(kind, topic, take, profile)
+        return self.heard[topic]
+
+    def publisher(self, kind, topic, profile=qos.STREAM):
+        return self.node.create_publisher(kind, topic, profile)
+
+    def spin(self, seconds):
+        self.until(lambda: False, seconds, strict=False)
+
+    def until(self, condition, patience=PATIENCE, strict=True):
+        """Spin until the condition holds; the time it took."""
+        began = time.monotonic()
+        while not condition():
+            self.executor.spin_once(timeout_sec=0.01)
+            if time.monotonic() - began > patience:
+                assert not strict, f'not within {patience} s: {condition}'
+                break
+        return time.monotonic() - began
+
+    def call(self, service):
+        client = self.node.create_client(Trigger, service)
+        assert client.wait_for_service(PATIENCE), service
+        future = client.call_async(Trigger.Request())
+        self.until(future.done)
+        self.node.destroy_client(client)
+        return future.result()
+
+    def last(self, topic):
+        return self.heard[topic][-1][1] if self.heard[topic] else None
+
+    def velocity(self, topic='cmd'):
+        message = self.last(topic)
+        return None if message is None else convert.from_twist(message, self.spec)
+
+
+class Pad:
+    """A person's pad, heard 50 times a second for as long as it is plugged in."""
+
+    def __init__(self, probe):
+        self.probe, self.out = probe, probe.publisher(Joy, 'joy')
+        self.plugged, self.stamp = True, 1_000_000_000
+        self.hold()
+        self.timer = probe.node.create_timer(0.02, self._report)
+
+    def hold(self, deadman=False, stick=(0.0, 0.0), arm=False, intent=False, milestone=False):
+        """Set the pad; the map is config/pusher.yaml's with the xbox buttons."""
+        self.axes = [-float(stick[0]), float(stick[1])]
+        self.buttons = [int(milestone), 0, 0, 0, int(deadman), int(intent), 0, int(arm)]
+
+    def _report(self):
+        self.stamp += 20_000_000
+        if self.plugged:
+            header = Header(stamp=convert.to_time(self.stamp))
+            self.out.publish(Joy(header=header, axes=self.axes, buttons=self.buttons))
+
+
+@pytest.fixture(scope='module')
+def probe():
+    rclpy.init()
+    probe = Probe()
+    yield probe
+    probe.node.destroy_node()
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(scope='module')
+def pad(probe):
+    return Pad(probe)
+
+
+def process(name, **parameters):
+    """One node as the pusher's stack would start it, with other parameters."""
+    config = (share('config', 'pusher.yaml'), share('config', 'joy_xbox.yaml'))
+    return Process(name, '/', config, {'task': 'pusher', **parameters}, {}, True)
+
+
+def begin(name, wait=True, **parameters):
+    child = Child(process(name, **parameters), None)
+    if wait and not child.ready.wait(PATIENCE):
+        end(child)
+        raise AssertionError(child.story())
+    return child
+
+
+def end(child):
+    child.send(9)
+    child.popen.wait(5)
+
+
+@pytest.fixture(scope='module')
+def start_shared():
+    """Start nodes that live as long as the module's tests."""
+    children = []
+    yield lambda name, **parameters: children.append(begin(name, **parameters)) or children[-1]
+    for child in children:
+        end(child)
+
+
+@pytest.fixture
+def start():
+    """Start nodes that live as long as the test; ``wait=False`` for ones that should refuse."""
+    children = []
+
+    def start_one(name, wait=True, **parameters):
+        children.append(begin(name, wait, **parameters))
+        return children[-1]
+    yield start_one
+    for child in children:
+        end(child)
+
+
+@pytest.fixture(scope='session')
+def policy_file(tmp_path_factory):
+    """A policy of a few nodes that passes every check; it is made where the core's tests make it."""
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    from dmo_ros.core.seal import seal
+    place = Path(__file__).parent.parent / 'core' / 'conftest.py'
+    found = importlib.util.spec_from_file_location('core_conftest', place)
+    made = importlib.util.module_from_spec(found)
+    found.loader.exec_module(made)
+    spec = get_task('pusher')
+    promise = made.contract(spec, spec.frame_stack)
+    file = tmp_path_factory.mktemp('policy') / 'policy.onnx'
+    file.write_bytes(seal(made.graph(spec.frame_stack), promise.to_json()))
+    return file
