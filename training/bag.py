@@ -103,6 +103,9 @@ class Bag:
 
     def decode(self, stream: Stream) -> list[Any]:
         """Deserialise all messages of a stream."""
+        if stream.kind not in self._reader.typestore.fielddefs:
+            raise BagError(f'{self.path} does not define {stream.kind} (recordings in sqlite3 '
+                           'carry no definitions); record with `dmo record`, or as MCAP')
         return [self._reader.deserialize(raw, stream.kind) for raw in stream.raw]
 
     def frames(self, topic: str, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -127,7 +130,7 @@ class Bag:
 
     def _stamp_reader(self, kind: str) -> Callable[[bytes], int]:
         """Return a function from CDR bytes to the header's stamp in ns (0 where there is none)."""
-        fields = self._reader.typestore.fielddefs[kind][1]
+        _, fields = self._reader.typestore.fielddefs.get(kind, ((), ()))
         if not fields or fields[0][1][1] not in _TIMED:
             return lambda raw: 0
         return stamp_of

@@ -112,6 +112,7 @@ class RecorderNode(Node):
         self.config = declare(self, RecorderConfig)
         self.spec = get_task(self.config.task)
         self.session: Session | None = None
+        self.outcome = DiagnosticStatus(name='recorder', message='idle')
         self.wanted = {self.resolve_topic_name(name): name for name in self.config.topics}
         self.frames_topic = self.resolve_topic_name(self.config.frames)
         self.intent_topic = self.resolve_topic_name(self.config.intent)
@@ -229,8 +230,8 @@ class RecorderNode(Node):
     def _report(self) -> None:
         if self.session is not None:
             self._say(self.session)
-        else:
-            self.status.publish(DiagnosticStatus(name='recorder', message='idle'))
+        else:  # how the last recording ended, until the next one begins
+            self.status.publish(self.outcome)
 
     def _say(self, session: Session) -> None:
         """Publish the status, and print it as one line."""
@@ -241,9 +242,10 @@ class RecorderNode(Node):
         level = DiagnosticStatus.ERROR if facts['state'] == 'failed' else DiagnosticStatus.OK
         values = {key: json.dumps(value) if isinstance(value, dict) else str(value)
                   for key, value in facts.items()}
-        self.status.publish(DiagnosticStatus(
+        self.outcome = DiagnosticStatus(
             level=level, name='recorder', message=facts['reason'] or facts['state'],
-            values=[KeyValue(key=key, value=value) for key, value in values.items()]))
+            values=[KeyValue(key=key, value=value) for key, value in values.items()])
+        self.status.publish(self.outcome)
 
     def destroy_node(self) -> None:
         """Finish the recording before the node goes."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from dmo_ros.core.rosbag import recover
 import pytest
 import rclpy
@@ -201,6 +202,24 @@ def test_a_full_disk_stops_the_recording_and_says_so(source, tmp_path):
     assert 'is full; make room and start again' in output and 'Traceback' not in output
     recover(tmp_path / 'bag')
     assert len(stamps(tmp_path / 'bag')) > 10
+
+
+def test_after_a_full_disk_the_node_stays_and_its_status_says_why(source, client, tmp_path):
+    def small():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    seen = []
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    listener = client.create_subscription(
+        DiagnosticStatus, '/recorder/status', seen.append, latched)
+    with recorder(tmp_path / 'bag', preexec_fn=small) as child:
+        def failed():
+            rclpy.spin_once(client, timeout_sec=0.1)
+            return seen and seen[-1].level == DiagnosticStatus.ERROR
+        wait_for(failed)
+        assert 'is full; make room and start again' in seen[-1].message
+        assert not call(client, '/recorder/stop').success
+        assert child.poll() is None
+    client.destroy_subscription(listener)
 
 
 def test_too_little_room_is_noticed_before_the_disk_is_full(source, tmp_path):

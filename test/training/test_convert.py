@@ -4,15 +4,23 @@ from dataclasses import replace
 
 from dmo_ros.core.actions import to_normalised, to_si
 from dmo_ros.core.episode import EpisodeError, load_dataset, read_meta
+from dmo_ros.core.images import to_observation
+from dmo_ros.core.rosbag import recover
 from dmo_ros.core.tasks import TaskError, TASKS
 from dmo_ros.twins.pusher import PusherTwin
 from dmo_training.bag import Bag, BagError
 from dmo_training.convert import convert, ConvertConfig
 import numpy as np
 import pytest
+from rosbags.typesys import get_types_from_msg
 
 SPEC = TASKS['pusher']
 PERIOD = 200_000_000
+BODY = """std_msgs/Header header
+string task
+float64[19] upper_body
+float64[3] locomotion
+"""
 
 
 def test_frames_actions_and_labels_come_out_as_they_went_in(twin_bag, tmp_path):
@@ -179,6 +187,70 @@ def test_a_namespace_does_not_matter_but_ambiguity_does(bag_maker, tmp_path):
         convert(path, tmp_path / 'data', SPEC)
     config = ConvertConfig(image='/left/image_raw', command='/left/cmd')
     assert convert(path, tmp_path / 'data', SPEC, config)['frames'] == 20
+
+
+def test_a_cut_recording_is_refused_and_converts_once_recovered(twin_bag, tmp_path):
+    bag, *_ = twin_bag(100)
+    path = next(bag.glob('*.mcap'))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BagError, match='dmo recover'):
+        convert(bag, tmp_path / 'data', SPEC)
+    assert recover(bag)['changed']
+    assert convert(bag, tmp_path / 'data', SPEC)['frames'] == 100
+
+
+def test_a_flipped_bit_is_refused_and_leaves_no_dataset(twin_bag, tmp_path):
+    bag, *_ = twin_bag(100)
+    (bag / 'metadata.yaml').unlink()
+    recover(bag)  # it writes checksums, which rosbags' own writer does not
+    path = next(bag.glob('*.mcap'))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BagError, match=r'checksum.*dmo recover'):
+        convert(bag, tmp_path / 'data', SPEC)
+    assert not (tmp_path / 'data' / 'meta.json').exists()
+
+
+def test_compressed_pictures_of_a_big_camera(bag_maker, tmp_path):
+    cv2 = pytest.importorskip('cv2')
+    task, maker = TASKS['push_t'], bag_maker()
+    frame = np.zeros((480, 640, 3), np.uint8)
+    frame[:, 320:] = (250, 20, 40)
+    data = cv2.imencode('.png', frame[..., ::-1])[1].ravel()
+    for step in range(20):
+        maker.write('/image_raw', maker.make(
+            'sensor_msgs/msg/CompressedImage', header=maker.header(step * PERIOD + 1),
+            format='png', data=data), step * PERIOD)
+        maker.command(step * PERIOD + 1, (0.1, 0.0))
+    convert(maker.close(), tmp_path / 'data', task)
+    episode, = load_dataset(tmp_path / 'data', task)
+    np.testing.assert_array_equal(episode.frames[3], to_observation(frame, task))
+
+
+def test_a_whole_body_with_proprioception(bag_maker, tmp_path):
+    task, maker = TASKS['grab_box'], bag_maker()
+    maker.store.register(get_types_from_msg(BODY, 'dmo_ros/msg/BodyCommand'))
+    names = [field.name for field in task.proprioception]
+    targets = to_si(np.linspace(-0.9, 0.9, 22), task.actions)
+    frame = np.zeros((480, 640, 3), np.uint8)
+    for step in range(40):
+        stamp = 10 ** 9 + step * PERIOD // 2
+        maker.image(stamp, frame)
+        maker.write('/joint_states', maker.make(
+            'sensor_msgs/msg/JointState', header=maker.header(stamp), name=['other', *names],
+            position=np.append(99.0, np.arange(len(names)) + step / 100),
+            velocity=np.zeros(0), effort=np.zeros(0)), stamp)
+        if step >= 5:
+            maker.write('/cmd', maker.make(
+                'dmo_ros/msg/BodyCommand', header=maker.header(stamp), task='grab_box',
+                upper_body=targets[:19], locomotion=targets[19:]), stamp)
+    convert(maker.close(), tmp_path / 'data', task)
+    episode, = load_dataset(tmp_path / 'data', task)
+    assert (~episode.valid).sum() == 5  # positions are unknown before the first command
+    np.testing.assert_allclose(episode.action[5:], np.tile(np.linspace(-0.9, 0.9, 22), (35, 1)),
+                               atol=1e-6)
+    np.testing.assert_allclose(episode.proprio[7], np.arange(len(names)) + 0.07, atol=1e-5)
 
 
 def test_a_recording_without_metadata_points_to_recover(twin_bag, tmp_path):
