@@ -85,7 +85,8 @@ def to_image(picture: np.ndarray, encoding: str, header: Header) -> Image:
         raise ImageError(f'{encoding} has {count} numbers of {number} per pixel, this picture is '
                          f'{picture.shape} {picture.dtype}')
     data = array.array('B')  # an ndarray given to the field would be copied number by number
-    data.frombytes(np.ascontiguousarray(picture, number.newbyteorder('<')))  # type: ignore[arg-type]
+    pixels = np.ascontiguousarray(picture, number.newbyteorder('<')).view(np.uint8)
+    data.frombytes(pixels)  # type: ignore[arg-type]  # takes any buffer
     return Image(header=header, height=picture.shape[0], width=picture.shape[1], encoding=encoding,
                  is_bigendian=0, step=picture.shape[1] * count * number.itemsize, data=data)
 

@@ -1,0 +1,113 @@
+"""Every file in config/ and launch/ means something to somebody."""
+
+import importlib
+from pathlib import Path
+import sys
+import types
+import xml.etree.ElementTree as ElementTree
+
+from dmo_ros.stacks import STACKS
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / 'config').glob('*.yaml'))
+LAUNCHES = sorted((ROOT / 'launch').glob('*.launch.py'))
+NODES = {'camera': 'CameraConfig', 'gate': 'GateNodeConfig', 'operator': 'OperatorConfig',
+         'policy': 'PolicyConfig', 'teleop': 'TeleopConfig', 'twin': 'TwinConfig'}
+
+
+def keys(tree, prefix=''):
+    for name, value in tree.items():
+        yield from keys(value, f'{prefix}{name}.') if isinstance(value, dict) else [prefix + name]
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
+def test_every_key_is_a_declared_parameter(path):
+    from dmo_ros.nodes.parameters import names
+    for pattern, tree in yaml.safe_load(path.read_text()).items():
+        node = pattern.rsplit('/', 1)[-1]
+        assert pattern == f'/**/{node}' and list(tree) == ['ros__parameters']
+        kind = getattr(importlib.import_module(f'dmo_ros.nodes.{node}'), NODES[node])
+        assert set(keys(tree['ros__parameters'])) <= set(names(kind)), node
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize('namespace', ['/', '/lab'])
+def test_ros_reads_the_file_and_the_values_reach_the_node(path, namespace):
+    """ROS's own YAML reader takes y and on for booleans, and stops at mixed lists."""
+    import rclpy
+    from rclpy.context import Context
+    for pattern, tree in yaml.safe_load(path.read_text()).items():
+        context = Context()
+        rclpy.init(args=['--ros-args', '--params-file', str(path)], context=context)
+        node = rclpy.create_node(pattern.rsplit('/', 1)[-1], namespace=namespace, context=context)
+        assert set(node._parameter_overrides) == set(keys(tree['ros__parameters']))
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_the_profile_makes_room_for_large_images():
+    profile = ElementTree.parse(ROOT / 'config' / 'fastdds.xml')
+    sizes = [int(element.text) for element in profile.iter() if element.tag.endswith('segment_size')]
+    assert sizes and min(sizes) >= 4 * 640 * 480 * 3
+
+
+class Recorded:
+    """Stands for any of launch's classes and only remembers how it was made."""
+
+    made: list = []
+
+    def __init__(self, *args, **kwargs):
+        self.args, self.kwargs = args, kwargs
+        Recorded.made.append(self)
+
+
+def fake_launch(monkeypatch):
+    Recorded.made = []
+    kinds = {'launch': ['LaunchDescription'], 'launch_ros': [],
+             'launch.actions': ['DeclareLaunchArgument', 'OpaqueFunction', 'SetEnvironmentVariable',
+                                'Shutdown'], 'launch_ros.actions': ['Node']}
+    for name, classes in kinds.items():
+        module = types.ModuleType(name)
+        for kind in classes:
+            setattr(module, kind, type(kind, (Recorded,), {}))
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location('launched', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.generate_launch_description()
+
+
+@pytest.mark.parametrize('path', LAUNCHES, ids=lambda path: path.name)
+def test_a_launch_file_starts_what_the_runner_starts(path, monkeypatch):
+    fake_launch(monkeypatch)
+    actions = load(path).args[0]
+    stack = STACKS[path.name.split('.')[0]]
+    of_kind = {}
+    for action in actions:
+        of_kind.setdefault(type(action).__name__, []).append(action)
+    assert [a.args[0] for a in of_kind['DeclareLaunchArgument']] == [a.name for a in stack.arguments]
+    assert all(a.kwargs['description'] for a in of_kind['DeclareLaunchArgument'])
+    given = {a.args[0]: a.kwargs['default_value'] for a in of_kind['DeclareLaunchArgument']}
+    given |= {'operator': 'play', 'speed': '50'}
+    context = types.SimpleNamespace(launch_configurations=given)
+    nodes = of_kind['OpaqueFunction'][0].kwargs['function'](context)
+    processes = stack.resolve({'operator': 'play', 'speed': 50})
+    assert [node.kwargs['executable'] for node in nodes] == [p.name for p in processes]
+    for node, process in zip(nodes, processes):
+        assert node.kwargs['parameters'][-1] == process.parameters
+        assert node.kwargs['package'] == 'dmo_ros' and node.kwargs['namespace'] == '/'
+        assert bool(node.kwargs['on_exit']) == process.required
+
+
+@pytest.mark.parametrize('path', LAUNCHES, ids=lambda path: path.name)
+def test_a_launch_file_loads_in_the_real_launch(path):
+    pytest.importorskip('launch.actions')
+    pytest.importorskip('launch_ros.actions')
+    assert load(path).entities
