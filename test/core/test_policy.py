@@ -105,6 +105,28 @@ def test_a_closed_loop_refuses_what_must_not_reach_a_robot(action, state, match)
         loop.step(frames(1))
 
 
+def test_a_closed_loop_feeds_back_exactly_what_it_got():
+    seen, answers = [], np.random.default_rng(0).uniform(-1, 1, (6, 1, 2)).astype(np.float32)
+
+    def infer(image, prev_action, is_first, states):
+        seen.append((image[0, :, 0, 0, 0].tolist(), prev_action[0].tolist(), is_first.tolist(),
+                     [state.tolist() for state in states]))
+        count = len(seen)
+        return answers[count - 1], [np.full((1, 3), count, np.float32)]
+
+    loop, zeros = ClosedLoop(infer, 2, 3, [(3,)]), [0.0] * 3
+    for value in range(6):
+        if value == 4:
+            loop.reset()
+        loop.step(np.full((1, 2, 2, 3), value, np.uint8))
+    before = answers[:, 0].tolist()
+    assert seen[0] == ([0, 0, 0], [0, 0], [[1]], [[zeros]])
+    assert seen[1] == ([0, 0, 1], before[0], [[0]], [[[1.0] * 3]])
+    assert seen[3] == ([1, 2, 3], before[2], [[0]], [[[3.0] * 3]])
+    assert seen[4] == ([4, 4, 4], [0, 0], [[1]], [[zeros]])
+    assert seen[5] == ([4, 4, 5], before[4], [[0]], [[[5.0] * 3]])
+
+
 def test_a_rounding_error_beyond_one_is_clipped():
     loop = ClosedLoop(lambda *_: (np.float32([[1 + 1e-6, -1 - 1e-6]]), []), 2, 1, [])
     np.testing.assert_array_equal(loop.step(frames(1)), [[1, -1]])

@@ -85,11 +85,12 @@ def test_a_figure_without_successes_is_none_not_nan():
     assert '| 0% [0%, 49%] |' in evaluate.table([{'policy': 'x', 'how': 'y', **result}])
 
 
-def test_success_counts_from_the_first_step_on():
-    goal = PusherTwin(1).goal
+def test_success_counts_steps_after_the_start():
+    goal, hold = PusherTwin(1).goal, SPEC.success.hold_steps
     states = np.tile(np.concatenate([[0.1, 0.1], goal]), (1, 11, 1))
-    result = evaluate.summarise(SPEC, states)
-    assert result['steps']['mean'] == SPEC.success.hold_steps
+    assert evaluate.summarise(SPEC, states)['steps']['mean'] == hold
+    states[0, :3, 2:] = 0.9  # the state at the start and after steps 1 and 2
+    assert evaluate.summarise(SPEC, states)['steps']['mean'] == 2 + hold
 
 
 @pytest.mark.parametrize('angle', [math.pi / 2, math.pi, 2 * math.pi])

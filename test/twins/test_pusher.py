@@ -219,11 +219,16 @@ def test_the_goal_and_the_board_have_their_colours():
     np.testing.assert_array_equal(frame[0, 31], np.rint(BOARD))
 
 
-def test_a_small_motion_changes_the_picture():
-    twin = PusherTwin(2)
-    twin.reset(state=np.array([[0.3, 0.3, 0.7, 0.7], [0.3 + 0.2 / 32, 0.3, 0.7, 0.7]]))
-    near, far = twin.render()
-    assert (near != far).any()  # a fifth of a pixel is seen, because edges are anti-aliased
+def test_edges_are_anti_aliased_so_that_a_small_motion_shows_by_its_size():
+    twin = PusherTwin(5)
+    twin.reset(state=np.array([[0.3 + pixel / 32, 0.3, 0.7, 0.7]
+                               for pixel in (0, 0.05, 0.1, 0.2, 0.4)]))
+    first, *others = twin.render().astype(int)
+    change = [np.abs(other - first).sum() for other in others]
+    assert change[0] > 0 and (np.diff(change) > 0).all()
+    plain = np.rint([BOARD, GOAL, OBJECT, TOOL])
+    edges = [pixel for pixel in first.reshape(-1, 3) if not (plain == pixel).all(axis=1).any()]
+    assert 20 < len(edges) < 200
 
 
 def test_a_disc_out_of_sight_is_located_nowhere():
