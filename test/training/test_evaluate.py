@@ -46,6 +46,13 @@ def test_an_episodes_start_depends_on_nothing_but_its_seed():
     assert len(np.unique(many, axis=0)) == 6
 
 
+def test_many_episodes_are_the_single_ones():
+    together = evaluate.evaluate_batched('expert', episodes=5, seed=20)
+    alone = [evaluate.evaluate_batched('expert', episodes=1, seed=20 + i) for i in range(5)]
+    steps = [result['steps']['mean'] for result in alone]
+    assert together['steps']['mean'] == pytest.approx(np.mean(steps))
+
+
 def test_onnx_and_torch_play_the_same_episodes(tmp_path):
     pytest.importorskip('onnxscript')
     module, path = cnn(), tmp_path / 'policy.onnx'
