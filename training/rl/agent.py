@@ -105,9 +105,9 @@ class DmoSapo:
         targets = critic_targets(soft_reward, values.amin(dim=0), *ends, config.gamma, config.lam)
         gain = objective(soft_reward, values.mean(dim=0), *ends, config.gamma)
         if not bool(torch.isfinite(targets).all()):
-            raise FloatingPointError(f'the rewards or values of epoch {self.epoch} are not finite, '
-                                     'and nothing was learned from them: the global model or the '
-                                     'reward model has left its range')
+            raise FloatingPointError(
+                f'the rewards or values of epoch {self.epoch} are not finite, and nothing was '
+                'learned from them: the global model or the reward model has left its range')
         stats = {'objective': gain.item(), 'actor_grad_norm': self._step('actor', -gain)}
         stats['temperature_grad_norm'] = self._step(
             'temperature', self.temperature.loss(window.entropy))

@@ -1,0 +1,1 @@
+"""What DMO is compared with."""

@@ -1,0 +1,1 @@
+"""Benchmarks of the algorithm, each a script with its figures in docs/results."""
