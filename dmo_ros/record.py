@@ -57,9 +57,8 @@ def record(task: str, out: Path | str, frames: int = 20000, speed: float = 100.0
             _watch(graph, show)
     except KeyboardInterrupt:
         interrupted = True
-    except UpError as error:
-        kept = f'; what came before is kept in {out}' if out.exists() else ''
-        raise RecordError(f'{error}{kept}') from error
+    except (UpError, RecordError) as error:
+        raise RecordError(f'{error}{_kept(out)}') from error
     finally:
         if show and show.isatty():
             print(file=show)
@@ -97,6 +96,14 @@ def _watch(graph: Any, show: TextIO | None) -> None:
         time.sleep(0.2)
     if child.code:
         raise RecordError(child.story())
+
+
+def _kept(out: Path) -> str:
+    """Say what is left of a recording that ended wrongly."""
+    if not out.exists():
+        return ''
+    cut = '' if (out / 'metadata.yaml').exists() else f'; rescue it with `dmo recover {out}`'
+    return f'\nwhat came before is kept in {out}{cut}'
 
 
 def _check_room(spec: TaskSpec, out: Path, frames: int) -> None:

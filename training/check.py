@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from dmo_ros.core.actions import to_normalised
-from dmo_ros.core.episode import Episode, episode_folders, EpisodeError, read_meta
+from dmo_ros.core.episode import (
+    describe_rows,
+    Episode,
+    episode_folders,
+    EpisodeError,
+    read_meta,
+)
 from dmo_ros.core.tasks import get_task, require_same, TaskSpec
 import numpy as np
 
@@ -161,8 +167,11 @@ def _check_dataset(path: Path, spec: TaskSpec | None) -> Report:
         except ValueError as error:
             report.add('error', f'{error}')
             continue
-        for fault in faults(episode, spec):
-            report.add('error', f'{folder}/{fault}')
+        step = np.diff(episode.stamp)
+        for bad, what in ((step <= 0, 'is not after the one before'),
+                          (step > 2 * spec.period, 'comes after a gap')):
+            if fault := describe_rows('stamp.npy', np.append(False, bad), what):
+                report.add('error', f'{folder}/{fault}')
         report.episodes.append(episode)
     if not report.episodes:
         raise EpisodeError(f'the dataset {path} holds no readable episode; convert its bag again')
@@ -171,26 +180,6 @@ def _check_dataset(path: Path, spec: TaskSpec | None) -> Report:
         report.add('error', f'{path} holds {counted} frames, meta.json says '
                             f'{meta["totals"]["frames"]}: episodes were lost or added by hand')
     return report
-
-
-def faults(episode: Episode, spec: TaskSpec) -> list[str]:
-    """Name the file and row of everything in an episode that cannot be right."""
-    found = []
-    checks = (
-        ('action.npy', ~np.isfinite(episode.action).all(axis=1), 'is not finite'),
-        ('action.npy', (np.abs(episode.action) > 1).any(axis=1), 'is outside [-1, 1]'),
-        ('intent.npy', episode.intent > 2, 'is no label'),
-        ('proprio.npy', ~np.isfinite(episode.proprio).all(axis=1), 'is not finite'),
-        ('stamp.npy', ~np.isfinite(episode.stamp), 'is not finite'),
-        ('stamp.npy', np.diff(episode.stamp, prepend=-np.inf) <= 0, 'is not after the one before'),
-        ('stamp.npy', np.diff(episode.stamp, prepend=episode.stamp[:1]) > 2 * spec.period,
-         'comes after a gap'))
-    for name, bad, what in checks:
-        rows = np.flatnonzero(bad)
-        if len(rows):
-            more = f' and {len(rows) - 1} more' if len(rows) > 1 else ''
-            found.append(f'{name}: row {rows[0]}{more} {what}; convert the bag again')
-    return found
 
 
 def timing(stream: Stream) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from .intent import MILESTONE
 from .tasks import require_same, TaskSpec
 
 FORMAT = 1
@@ -77,6 +78,8 @@ class Episode:
                 raise EpisodeError(
                     f'{name} is {array.shape} {array.dtype}, task {spec.name!r} wants {wanted} '
                     f'{_TYPES[name]}; convert the bag again')
+        if wrong := faults(self):
+            raise EpisodeError(wrong[0])
 
     def save(self, folder: Path | str) -> Path:
         """
@@ -114,8 +117,26 @@ class Episode:
         try:
             episode.check()
         except ValueError as error:
-            raise EpisodeError(f'{folder}: {error}') from error
+            raise EpisodeError(f'{folder}/{error}') from error
         return episode
+
+
+def faults(episode: Episode) -> list[str]:
+    """Name file and row of every value that no recording can hold; training would suffer."""
+    checks = (
+        ('action.npy', ~np.isfinite(episode.action).all(axis=1), 'is not finite'),
+        ('action.npy', (np.abs(episode.action) > 1).any(axis=1), 'is outside [-1, 1]'),
+        ('intent.npy', episode.intent > MILESTONE, 'is no label'),
+        ('proprio.npy', ~np.isfinite(episode.proprio).all(axis=1), 'is not finite'),
+        ('stamp.npy', ~np.isfinite(episode.stamp), 'is not finite'))
+    return [sentence for name, bad, what in checks if (sentence := describe_rows(name, bad, what))]
+
+
+def describe_rows(name: str, bad: np.ndarray, what: str) -> str:
+    """Say which rows (T,) bool of a file are bad; empty when none is."""
+    rows = np.flatnonzero(bad)
+    more = f' and {len(rows) - 1} more' if len(rows) > 1 else ''
+    return f'{name}: row {rows[0]}{more} {what}; convert the bag again' if len(rows) else ''
 
 
 def episode_folders(dataset: Path | str) -> list[Path]:

@@ -115,6 +115,7 @@ class RecorderNode(Node):
         self.outcome = DiagnosticStatus(name='recorder', message='idle')
         self.wanted = {self.resolve_topic_name(name): name for name in self.config.topics}
         self.frames_topic = self.resolve_topic_name(self.config.frames)
+        self.command_topic = self.resolve_topic_name('cmd')
         self.intent_topic = self.resolve_topic_name(self.config.intent)
         self.status = self.create_publisher(DiagnosticStatus, '~/status', LATCHED)
         self.create_service(Trigger, '~/start', self._on_start)
@@ -170,7 +171,7 @@ class RecorderNode(Node):
             if publishers := self.get_publishers_info_by_topic(topic):
                 if topic not in session.subscriptions:
                     self._subscribe(session, topic, publishers)
-                session.counts[topic].publishers = len(publishers)
+                self._count_publishers(session, topic, len(publishers))
         seconds = time.monotonic() - session.begun
         if session.writer.state == 'failed':
             self.get_logger().error(f'recording stopped: {session.writer.reason}')
@@ -179,10 +180,18 @@ class RecorderNode(Node):
               or 0 < self.config.limit <= session.frames):
             self._finish(0)
 
+    def _count_publishers(self, session: Session, topic: str, found: int) -> None:
+        """Warn when a second camera or gate speaks: another graph on the same ROS_DOMAIN_ID?"""
+        count = session.counts[topic]
+        if found > max(1, count.publishers) and topic in (self.frames_topic, self.command_topic):
+            self.get_logger().warning(f'{found} publishers on {topic}; a recording of two robots '
+                                      'is of no use: set another ROS_DOMAIN_ID for one of them')
+        count.publishers = found
+
     def _subscribe(self, session: Session, topic: str, publishers: list[Any]) -> None:
         kind = publishers[0].topic_type
         profiles = [publisher.qos_profile for publisher in publishers]
-        session.counts[topic] = count = Count(publishers=len(publishers))
+        session.counts[topic] = count = Count()
         session.writer.add_topic(Topic(
             topic, kind, definitions.definition(kind),
             str(getattr(publishers[0], 'topic_type_hash', '')), definitions.qos_text(profiles)))

@@ -125,6 +125,19 @@ def test_arrays_that_do_not_fit_are_never_written(tmp_path, change):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(('name', 'value', 'what'), [
+    ('action', np.nan, 'is not finite'), ('action', 1.01, 'is outside'),
+    ('intent', 3, 'is no label'), ('stamp', np.inf, 'is not finite')])
+def test_a_value_that_would_spoil_training_is_named_by_file_and_row(tmp_path, name, value, what):
+    folder = dataset(tmp_path / 'data')
+    path = folder / f'episodes/000001/{name}.npy'
+    array = np.load(path)
+    array[4] = value
+    np.save(path, array)
+    with pytest.raises(EpisodeError, match=f'000001/{name}.npy: row 4 {what}'):
+        load_dataset(folder, SPEC)
+
+
 def test_an_object_array_is_never_unpickled(tmp_path):
     folder = dataset(tmp_path / 'data')
     np.save(folder / 'episodes' / '000000' / 'action.npy', np.array([{}], dtype=object))

@@ -1,11 +1,13 @@
 """`dmo record` through real processes, and the convention of time on what it recorded."""
 
+import os
+from pathlib import Path
 import signal
 import subprocess
 import sys
 import time
 
-from dmo_ros.core.rosbag import inspect
+from dmo_ros.core.rosbag import inspect, recover
 from dmo_ros.core.tasks import TASKS
 from dmo_ros.record import record, RecordError
 from dmo_ros.twins.pusher import PusherTwin
@@ -14,6 +16,17 @@ import pytest
 
 pytestmark = pytest.mark.ros
 SPEC = TASKS['pusher']
+
+
+def wait_for_bytes(path, child, count=100_000):
+    until = time.monotonic() + 30
+    while not (path.exists() and sum(f.stat().st_size for f in path.iterdir()) > count):
+        assert time.monotonic() < until and child.poll() is None
+        time.sleep(0.1)
+
+
+def children(pid):
+    return [int(word) for word in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
 
 
 @pytest.fixture(scope='module')
@@ -68,6 +81,26 @@ def test_too_small_a_disk_is_refused_before_anything_starts(tmp_path):
         record('pusher', tmp_path / 'play', frames=10 ** 12)
 
 
+def test_a_killed_recorder_is_named_and_the_way_to_its_data(tmp_path):
+    path = tmp_path / 'play'
+    script = ('from dmo_ros.record import record, RecordError\n'
+              f'try: record("pusher", "{path}", frames=0, speed=200.0)\n'
+              'except RecordError as error: print(error)')
+    child = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True,
+                             start_new_session=True)
+    try:
+        wait_for_bytes(path, child)
+        recorder, = [pid for pid in children(child.pid)
+                     if b'dmo_ros.nodes.recorder' in Path(f'/proc/{pid}/cmdline').read_bytes()]
+        os.kill(recorder, signal.SIGKILL)
+        output = child.communicate(timeout=30)[0]
+    finally:
+        child.kill()
+        child.wait()
+    assert "'recorder' ended with code -9" in output and f'dmo recover {path}' in output
+    assert recover(path)['topics']['/image_raw'] > 10
+
+
 def test_ctrl_c_leaves_a_whole_recording(tmp_path):
     path = tmp_path / 'play'
     script = ('import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
@@ -76,10 +109,7 @@ def test_ctrl_c_leaves_a_whole_recording(tmp_path):
     child = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True,
                              start_new_session=True)
     try:
-        until = time.monotonic() + 30
-        while not (path.exists() and sum(f.stat().st_size for f in path.iterdir()) > 100_000):
-            assert time.monotonic() < until and child.poll() is None
-            time.sleep(0.1)
+        wait_for_bytes(path, child)
         child.send_signal(signal.SIGINT)
         assert child.communicate(timeout=30)[0].strip() == 'True'
     finally:

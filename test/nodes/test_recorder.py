@@ -17,6 +17,7 @@ from dmo_ros.core.rosbag import recover
 import pytest
 import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 SOURCE = Path(__file__).with_name('recorder_source.py')
@@ -252,6 +253,14 @@ def test_a_bad_parameter_is_one_sentence(tmp_path, pair, sentence):
         output = child.communicate(timeout=30)[0]
     assert child.returncode == 2 and sentence in output and 'Traceback' not in output
     assert not (tmp_path / 'bag').exists()
+
+
+def test_a_second_camera_on_the_topic_is_warned_of(source, client, tmp_path):
+    publisher = client.create_publisher(Image, '/image_raw', 1)
+    with recorder(tmp_path / 'bag', 'limit_seconds:=3.0') as child:
+        output = child.communicate(timeout=30)[0]
+    client.destroy_publisher(publisher)
+    assert '2 publishers on /image_raw' in output and 'ROS_DOMAIN_ID' in output
 
 
 def test_latched_topics_are_recorded_although_they_spoke_before(client, tmp_path):
