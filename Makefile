@@ -11,9 +11,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
 ARGS ?=
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 ifdef ROS_DISTRO  # .venv has a ROS of its own; a sourced one of another Python would leak in
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH
 endif
@@ -46,14 +45,14 @@ $(VENV)/libraries: setup.py constraints.txt
 	@echo 'Setting up $(VENV) (once, some minutes) ...'
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo 'make: this Python cannot make environments: apt install python3-venv'; exit 1; }
-	$(PIP) install --quiet setuptools wheel
-	$(PIP) install --quiet --no-build-isolation '.[train,ros,test]'
+	$(PIP) install -c constraints.txt setuptools wheel
+	$(PIP) install -c constraints.txt --no-build-isolation '.[train,ros,test]'
 	@touch $@
 
 $(VENV)/built: $(VENV)/libraries CMakeLists.txt package.xml \
                $(wildcard cmake/* msg/*.msg launch/*.py config/*.*)
 	@echo 'Building the messages ...'
-	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
 clean:
