@@ -123,7 +123,10 @@ class Contract:
 
     def require_task(self, spec: TaskSpec) -> None:
         """Refuse another task specification, naming the first field that differs."""
-        difference = first_difference(spec.to_dict(), self.task, 'task')
+        wanted, name = spec.to_dict(), {'name': self.task.get('name')}
+        # The name first: every other number of another task differs as well.
+        difference = (first_difference({'name': spec.name}, name, 'task')
+                      or first_difference(wanted, self.task, 'task'))
         if difference:
             raise ContractError(
                 f'the policy was exported for another task specification ({difference}); take a '
