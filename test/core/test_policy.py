@@ -1,9 +1,10 @@
+import json
 import os
 import subprocess
 import sys
 
 from dmo_ros.core.images import ImageError, to_observation
-from dmo_ros.core.policy import ClosedLoop, Policy, PolicyError
+from dmo_ros.core.policy import ClosedLoop, Policy, PolicyError, verify
 from dmo_ros.core.seal import ContractError, seal
 from dmo_ros.core.tasks import get_task
 import numpy as np
@@ -30,6 +31,16 @@ def test_a_good_file_loads_and_tells_what_it_is(tiny, path):
     assert policy.trust == 'unsigned'
     assert policy.contract.provenance == {'commit': 'abc', 'seed': 1}
     assert Policy.load(path, None).spec == tiny.spec
+
+
+def test_verify_describes_a_file_as_json(tiny, path):
+    found = json.loads(json.dumps(verify(path), allow_nan=False))
+    assert found['task'] == 'pusher' and found['trust'] == 'unsigned'
+    assert found['inputs']['image'] == ['uint8', 'batch', tiny.stack, 32, 32, 3]
+    assert found['golden_error'] < 1e-6 and len(found['digest']) == 64
+    path.write_bytes(tiny.sealed[:-1])
+    with pytest.raises(ContractError, match='cut short'):
+        verify(path)
 
 
 def test_a_step_feeds_back_states_action_and_stack(tiny, path):
