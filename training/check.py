@@ -34,7 +34,9 @@ MOVING = 0.2  # of the largest action, normalised
 # some as well: 4 s at most, and 1.5 % of all frames, in an hour of the pusher's play.
 FROZEN_SECONDS = 10.0
 FROZEN_SHARE = 0.1
-LOOKED_AT = 6000  # frames that the lag estimate reads at most
+LOOKED_AT = 6000  # frames of a recording that are decoded at most, and their bytes
+LOOKED_AT_BYTES = 2 ** 28
+LAG_FRAMES = 20000  # frames of a dataset that the lag is estimated from at most
 
 
 @dataclass(frozen=True)
@@ -216,8 +218,9 @@ def _look(bag: Bag, laid: Plan, spec: TaskSpec, config: ConvertConfig) -> list[E
     """Return stretches of the recording with their pictures, enough of them to judge by."""
     pieces, _ = cut(laid.part, config.episode_frames, 2)
     kept: list[slice] = []
+    room = min(LOOKED_AT, LOOKED_AT_BYTES // (3 * spec.frame_size ** 2))
     for piece in pieces:
-        if sum(p.stop - p.start for p in kept) < LOOKED_AT:
+        if sum(p.stop - p.start for p in kept) < room:
             kept.append(piece)
     wanted = {n for piece in kept for n in laid.image[piece].tolist()}
     frames = {n: observe(picture, spec, bag) for n, picture in bag.frames(laid.topic, wanted)}
@@ -249,7 +252,8 @@ def _judge(report: Report) -> None:
     if np.abs(action).max() < 0.02:
         report.add('error', 'no action differs from zero; was the gate armed, the dead-man held?')
     _check_frozen(report)
-    report.alignment = estimate_lag(episodes)
+    every = 1 + (frames - 1) // LAG_FRAMES
+    report.alignment = estimate_lag(episodes[::every])
     _judge_lag(report, report.alignment)
 
 

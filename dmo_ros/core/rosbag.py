@@ -89,7 +89,8 @@ class BagWriter:
     @property
     def counts(self) -> dict[str, int]:
         """Messages per topic that were handed to the operating system."""
-        return {topic.name: self._mcap.counts[number] for number, topic in self._topics.items()}
+        topics = dict(self._topics)  # another thread may be adding one
+        return {topic.name: self._mcap.counts[number] for number, topic in topics.items()}
 
     def add_topic(self, topic: Topic) -> int:
         """Register a topic; returns its number for :meth:`write`."""

@@ -81,7 +81,7 @@ def test_the_mcap_library_agrees_with_the_summary(tmp_path):
 
 
 def test_metadata_is_what_ros2_bag_info_expects(tmp_path):
-    """The keys of rosbag2's own metadata.yaml, version 8 (rosbag2_storage, yaml.hpp)."""
+    """Every key that rosbag2_storage/yaml.hpp asks of version 8, in the type it asks for."""
     yaml = pytest.importorskip('yaml')
     record(tmp_path / 'bag')
     info = yaml.safe_load((tmp_path / 'bag' / 'metadata.yaml').read_text())
@@ -99,7 +99,10 @@ def test_metadata_is_what_ros2_bag_info_expects(tmp_path):
     assert first['message_count'] == 100
     assert set(first['topic_metadata']) == {
         'name', 'type', 'serialization_format', 'offered_qos_profiles', 'type_description_hash'}
+    assert all(isinstance(value, str) for value in first['topic_metadata'].values())
     assert yaml.safe_load(first['topic_metadata']['offered_qos_profiles'])[0]['durability'] == 1
+    assert isinstance(info['ros_distro'], str)
+    assert all(isinstance(value, str) for value in info['custom_data'].values())
 
 
 def test_qos_is_read_back_by_rosbags(tmp_path):
