@@ -14,9 +14,9 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from std_srvs.srv import Trigger
 
 from . import definitions, Finished, run
@@ -25,6 +25,11 @@ from .qos import LATCHED
 from .recording import Recording
 from ..core.rosbag import RosbagError, Topic
 from ..core.tasks import get_task
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 DEPTH = 500
 LABEL_AT = 12  # of IntentLabel's bytes: 4 of encapsulation, 8 of stamp
@@ -215,12 +220,15 @@ class RecorderNode(Node):
             if is_frame:
                 session.frames += 1
                 session.labelled += session.label > 0
-        return callback
+        # Humble tells nothing about a message: no send time, and only DDS counts what is lost.
+        told = hasattr(Subscription, 'CallbackType')
+        return callback if told else (lambda data: callback(data, {}))
 
     def _take(self, session: Session, topic: str, count: Count, data: bytes,
               info: dict[str, Any]) -> None:
         """Hand a message to the writer; before a simulated clock has begun, hold it back."""
-        now, sent = self.get_clock().now().nanoseconds, info['source_timestamp']
+        now = self.get_clock().now().nanoseconds
+        sent = info.get('source_timestamp') or time.time_ns()
         if now == 0:
             session.early.append((topic, sent, count.newest, data))
             return
