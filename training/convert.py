@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+import json
 from pathlib import Path
 import shutil
 from typing import Any
@@ -218,7 +219,9 @@ def _convert_one(bag: Bag, out: Path, spec: TaskSpec, config: ConvertConfig) -> 
         'valid': int(laid.valid[kept].sum()), 'left_out': left_out,
         'labelled': int((laid.intent[kept] > 0).sum()),
         'milestones': int((laid.intent[kept] == 2).sum()),
-        'parts': int(laid.part[-1]) + 1, 'notes': laid.notes, 'recorder': bag.custom()}
+        'parts': int(laid.part[-1]) + 1, 'notes': laid.notes,
+        'first_stamp_ns': int(laid.tick[0]), 'last_stamp_ns': int(laid.tick[-1]),
+        'recorder': json.loads(bag.custom().get('recorder', '{}'))}
 
 
 def _episodes(bag: Bag, laid: Plan, pieces: list[slice], spec: TaskSpec) -> Iterator[Episode]:
