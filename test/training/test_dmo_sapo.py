@@ -198,6 +198,15 @@ def test_resumed_training_is_bit_exact():
     assert second.epoch == 10
 
 
+def test_gradient_report_tells_the_paths_apart():
+    agent, actors = bandit()
+    window = actors.rollout(agent.actor, 1, agent.generator)
+    report = agent.gradient_report(window)
+    # Every bandit step terminates, so no value is bootstrapped and none pulls.
+    assert report['grad_value'] == 0 and report['grad_reward'] > 0 and report['grad_entropy'] > 0
+    agent.update(window)
+
+
 def test_same_seed_same_run_and_another_seed_another_run():
     runs = []
     for seed in (0, 0, 1):

@@ -7,13 +7,14 @@ model, as the policy on the robot would see them, and its episodes begin and end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from gymnasium import spaces
 import numpy as np
 from stable_baselines3 import PPO
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from ..world import Context, ContextSource, GlobalModel
 
 Observe = Callable[[torch.Tensor], torch.Tensor]
 # The library's worker interface passes indices of environments; ours is one batch.
-Indices = int | Sequence[int] | None
+Indices = int | Iterable[int] | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class WorldVecEnv(VecEnv):
         rows = ended.to(self.history.device)
         with torch.no_grad():
             self.world.reset(context, rows)
-        self.history[rows] = self._history(context)
+        # Not in place: the terminal observations handed out may be views of the old history.
+        self.history = self.history.index_put((rows,), self._history(context))
         self.elapsed[ended] = 0
 
     def close(self) -> None:
@@ -140,10 +142,34 @@ def side_by_side(history: torch.Tensor) -> torch.Tensor:
     return history.flatten(1)
 
 
+class FrameFeatures(BaseFeaturesExtractor):
+    """
+    Stride-2 convolutions down to 4 pixels and one dense layer, for frames of any 2^n size.
+
+    The library's Nature CNN takes no frames below 36 pixels.
+    """
+
+    def __init__(self, observation_space: spaces.Box, width: int = 256,
+                 channels: int = 32) -> None:
+        super().__init__(observation_space, width)
+        inputs, side = observation_space.shape[0], observation_space.shape[-1]
+        layers: list[nn.Module] = []
+        while side > 4:
+            layers += [nn.Conv2d(inputs, channels, 4, 2, 1), nn.ReLU()]
+            inputs, side, channels = channels, side // 2, min(2 * channels, 64)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * side * side, width),
+                                    nn.ReLU())
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.layers(observations)
+        return features
+
+
 def build_ppo(env: WorldVecEnv, config: PpoConfig, device: str = 'cpu') -> PPO:
-    """Return stable-baselines3's PPO with this configuration; frames get its Nature CNN."""
+    """Return stable-baselines3's PPO with this configuration; frames go through a CNN."""
     frames = env.observation_space.dtype == np.uint8
-    network = {'net_arch': list(config.hidden), 'activation_fn': nn.ReLU,
+    cnn = {'features_extractor_class': FrameFeatures} if frames else {}
+    network = {**cnn, 'net_arch': list(config.hidden), 'activation_fn': nn.ReLU,
                'log_std_init': config.log_std_init, **config.network}
     return PPO('CnnPolicy' if frames else 'MlpPolicy', env, n_steps=config.horizon,
                batch_size=config.mini_batch, n_epochs=config.mini_epochs, gamma=config.gamma,

@@ -112,9 +112,9 @@ def benchmark(board: str, reward: str, seeds: int, samples: int, arms: Sequence[
     place, training = BOARDS[board], StateTraining(samples=samples, action_noise=0.3)
     play = record_play(place)
     learned = reward_of(reward, place, play)
-    methods = {'dmo': dmo, 'ppo': ppo}
-    curves = {f'{arm} {reward}': [methods[arm](place, play, learned, seed, training)
-                                  for seed in range(seeds)] for arm in arms}
+    curves = {f'{arm} {reward}': [
+        (dmo if arm == 'dmo' else ppo)(place, play, learned, seed, training)
+        for seed in range(seeds)] for arm in arms}
     print(f'board {board}, reward {reward}, {play.transitions} play transitions, object moves in '
           f'{play.moved:.0%} of them\n\n{table(curves, play)}', flush=True)
     if out is not None:

@@ -9,6 +9,8 @@ slopes towards that event from everywhere on the board, and for both tool and ob
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dmo_ros.core.intent import MILESTONE
 import torch
 from torch import nn
@@ -36,7 +38,8 @@ def anticipation(label: torch.Tensor, wanted: tuple[int, ...], g: float, horizon
     return result
 
 
-def _fit(net: nn.Module, loss, updates: int, rate: float = 1e-3) -> nn.Module:
+def _fit(net: nn.Module, loss: Callable[[], torch.Tensor], updates: int,
+         rate: float = 1e-3) -> nn.Module:
     optimiser = torch.optim.Adam(net.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, updates)
     for _ in range(updates):

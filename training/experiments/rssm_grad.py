@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 import time
+from typing import cast
 
 import torch
 from torch import nn, Tensor
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from .figures import markdown, save_json
 from .pendulum_biased import cost_of, features, Pendulum, REWARD_SCALE
-from ..models.rssm import dense, divergence, Latent, Rssm, RssmConfig, sample
+from ..models.rssm import dense, divergence, Encoder, Latent, Rssm, RssmConfig, sample
 from ..rl.dmo import graft
 from ..world import Context
 
@@ -32,10 +33,13 @@ GATE, MARGIN = 0.8, 0.5
 class VectorRssm(Rssm):
     """The RSSM with an MLP in place of the image encoder and decoder; observations are (B, 3)."""
 
+    encoder: nn.Module      # type: ignore[assignment]
+    decoder: nn.Module      # type: ignore[assignment]
+
     def __init__(self, recurrent: int = 128, groups: int = 16, classes: int = 16) -> None:
         super().__init__(RssmConfig(frame_size=8, actions=1, recurrent=recurrent, groups=groups,
                                     classes=classes, units=128, multiplier=8, mlp_layers=2))
-        width = self.encoder.width
+        width = cast(Encoder, self.encoder).width
         self.encoder = nn.Sequential(dense(3, width), dense(width, width))
         self.decoder = nn.Sequential(dense(self.features_width, 128), nn.Linear(128, 3))
 

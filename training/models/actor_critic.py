@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import math
+from typing import cast
 
 import torch
 from torch import nn
@@ -34,8 +35,9 @@ class Actor(nn.Module):
         super().__init__()
         self.log_std_range = log_std_range
         self.net = mlp(features, hidden, 2 * actions)
+        head = cast(nn.Linear, self.net[-1])
         with torch.no_grad():
-            self.net[-1].bias[actions:] = log_std_init
+            head.bias[actions:] = log_std_init
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and log-deviation before squashing, (B, A) each, of features (B, F)."""

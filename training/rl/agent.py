@@ -115,6 +115,29 @@ class DmoSapo:
         self.epoch += 1
         return stats | self._figures(window, targets)
 
+    def gradient_report(self, window: Window) -> dict[str, float]:
+        """
+        Return the norms of the actor's gradient by where it comes from: reward, value, entropy.
+
+        Call it before :meth:`update`, which consumes the window's graph.  A reward norm near zero
+        says that the local model lends no useful Jacobian, however well the critics learn.
+        """
+        nothing = torch.zeros_like(window.reward)
+        with frozen(self.critics):
+            values = self.critics(window.next_features).mean(dim=0)
+        bonus = self.temperature.value.detach() * normalised_entropy(
+            window.entropy, self.temperature.target_entropy)
+        paths = {'reward': (window.reward, nothing), 'value': (nothing, values),
+                 'entropy': (bonus, nothing)}
+        report = {}
+        for name, (reward, value) in paths.items():
+            gain = objective(reward, value, window.terminated, window.truncated,
+                             self.config.gamma)
+            slopes = torch.autograd.grad(gain, list(self.actor.parameters()), retain_graph=True,
+                                         materialize_grads=True) if gain.requires_grad else ()
+            report[f'grad_{name}'] = math.hypot(*(float(slope.norm()) for slope in slopes))
+        return report
+
     def _schedule(self) -> None:
         """Set the linear learning rates of actor and critics; the temperature's is constant."""
         config = self.config

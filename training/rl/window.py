@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -134,7 +134,9 @@ class Actors:
         with frozen(self.local):
             for _ in range(horizon):
                 steps.append(self._step(policy, generator, guard))
-        return Window(*(torch.stack(column) for column in zip(*steps)), guard=guard)
+        names = (field.name for field in fields(Window) if field.name != 'guard')
+        columns = {name: torch.stack(column) for name, column in zip(names, zip(*steps))}
+        return Window(guard=guard, **columns)
 
     def _step(self, policy: Policy, generator: torch.Generator | None,
               guard: GradientGuard) -> tuple[torch.Tensor, ...]:
