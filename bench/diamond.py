@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 import json
 import os
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 from dmo_training.models.diamond.denoiser import bf16_is_native, Denoiser, DenoiserConfig
 from dmo_training.models.diamond.sampler import sample, SamplerConfig
 from dmo_training.models.diamond.unet import NetworkConfig, ResBlock
+from dmo_training.train_global import PRESETS
 import torch
 from torch import nn, Tensor
 
@@ -242,6 +244,21 @@ def measure(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     return {name: sorted(spent)[len(spent) // 2] for name, spent in times.items()}
 
 
+def demo_rates(rounds: int, batch: int = 32) -> dict[str, float]:
+    """Return imagined frames per CPU second of the demo preset, per number of denoisings."""
+    ours = Denoiser(PRESETS['demo']['denoiser']).frozen()
+    size = 32
+    frames = torch.randint(0, 256, (batch, CONTEXT, size, size, 3), dtype=torch.uint8)
+    action = torch.zeros(batch, CONTEXT, ours.config.network.action_size)
+
+    @torch.no_grad()
+    def work(steps: int) -> object:
+        return ours.decode(sample(ours, ours.encode(frames), action, SamplerConfig(steps)))
+
+    times = measure({str(k): partial(work, k) for k in (1, 2, 3)}, rounds)
+    return {steps: batch / seconds for steps, seconds in times.items()}
+
+
 def run(folder: Path | None, depth: int = 2, rounds: int = 5) -> dict[str, Any]:
     """Measure everything; without the original only our own times."""
     torch.set_num_threads(1)
@@ -251,6 +268,7 @@ def run(folder: Path | None, depth: int = 2, rounds: int = 5) -> dict[str, Any]:
         'size': SIZE,
         'bf16': bf16_is_native(torch.device('cpu')),
         'seconds': {},
+        'demo_frames_per_second': demo_rates(rounds),
     }
     if original is not None:
         report['agreement'] = agreement(original, depth)
@@ -286,6 +304,10 @@ def show(report: dict[str, Any]) -> None:
         if 'ratio' in times:
             line += f'   original {times["original"] * 1e3:7.0f} ms   ratio {times["ratio"]:.2f}'
         print(line)
+
+    rates = report['demo_frames_per_second']
+    listed = ', '.join(f'{rate:.0f} with {steps}' for steps, rate in rates.items())
+    print(f'  demo size, batch 32: frames per second by denoisings: {listed}')
 
 
 def main(arguments: list[str] | None = None) -> None:

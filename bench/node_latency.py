@@ -35,11 +35,17 @@ def untrained(task: str, folder: Path, **sizes: Any) -> Path:
     from dmo_training.export import export
     from dmo_training.models.actor_critic import Actor
     from dmo_training.models.rssm import Rssm, RssmConfig
+
     spec = get_task(task)
     rssm = Rssm(RssmConfig(frame_size=spec.policy_size, actions=len(spec.actions), **sizes))
     path = folder / f'{task}.onnx'
-    export(RssmPolicy(rssm, Actor(rssm.features_width, len(spec.driven))), spec, path,
-           provenance={'untrained': True}, parity_steps=10)
+    export(
+        RssmPolicy(rssm, Actor(rssm.features_width, len(spec.driven))),
+        spec,
+        path,
+        provenance={'untrained': True},
+        parity_steps=10,
+    )
     return path
 
 
@@ -84,9 +90,16 @@ def clock(call: Callable[[int], Any], count: int) -> np.ndarray:
 def through_node(path: Path, count: int, rate: float) -> np.ndarray:
     """Return the times in ms from publishing an image to receiving its command."""
     import rclpy
+
     spec = Policy.load(path, None).spec
-    process = Process('policy', '/', (), {'task': spec.name, 'path': str(path), 'autostart': True},
-                      {}, required=True)
+    process = Process(
+        'policy',
+        '/',
+        (),
+        {'task': spec.name, 'path': str(path), 'autostart': True},
+        {},
+        required=True,
+    )
     child = Child(process, None)
     rclpy.init()
     try:
@@ -104,10 +117,15 @@ def _measure(spec: TaskSpec, child: Child, count: int, rate: float) -> np.ndarra
     import rclpy
     from sensor_msgs.msg import Image
     from std_msgs.msg import Header
+
     node, answered = rclpy.create_node('latency'), [0]
     images = node.create_publisher(Image, 'image_raw', qos.STREAM)
-    node.create_subscription(TwistStamped, 'cmd_policy', lambda message: answered.__setitem__(
-        0, nanoseconds(message.header.stamp)), qos.COMMAND_IN)
+    node.create_subscription(
+        TwistStamped,
+        'cmd_policy',
+        lambda message: answered.__setitem__(0, nanoseconds(message.header.stamp)),
+        qos.COMMAND_IN,
+    )
     seen, times, stamp = frames(spec), [], 10**9
     deadline = time.monotonic() + PATIENCE
     while len(times) < count + 10:
@@ -129,8 +147,11 @@ def _measure(spec: TaskSpec, child: Child, count: int, rate: float) -> np.ndarra
 def figures(times: np.ndarray) -> dict[str, float]:
     """Return median, 99th percentile and maximum in ms."""
     p50, p99 = np.percentile(times, [50, 99])
-    return {'p50': round(float(p50), 2), 'p99': round(float(p99), 2),
-            'max': round(float(times.max()), 2)}
+    return {
+        'p50': round(float(p50), 2),
+        'p99': round(float(p99), 2),
+        'max': round(float(times.max()), 2),
+    }
 
 
 def main() -> int:
@@ -145,14 +166,29 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         paths = given.policies or [
-            untrained('pusher', Path(folder), recurrent=256, groups=16, classes=16, units=256,
-                      multiplier=16),
-            untrained('push_t', Path(folder))]
+            untrained(
+                'pusher',
+                Path(folder),
+                recurrent=256,
+                groups=16,
+                classes=16,
+                units=256,
+                multiplier=16,
+            ),
+            untrained('push_t', Path(folder)),
+        ]
         for path in paths:
             measured = bare(path, given.count)
             measured['node: image in, command out'] = through_node(path, given.count, given.rate)
-            rows += [{'policy': path.name, 'megabytes': round(path.stat().st_size / 1e6, 1),
-                      'what': what, **figures(times)} for what, times in measured.items()]
+            rows += [
+                {
+                    'policy': path.name,
+                    'megabytes': round(path.stat().st_size / 1e6, 1),
+                    'what': what,
+                    **figures(times),
+                }
+                for what, times in measured.items()
+            ]
     load = round(os.getloadavg()[0], 1)
     if given.json:
         print(json.dumps({'load': load, 'rows': rows}, indent=1))

@@ -31,7 +31,7 @@ def fixture_denoiser():
 
 
 def make(denoiser, seed=0):
-    return DiamondWorld(denoiser, BATCH, brightness, steps=2, seed=seed)
+    return DiamondWorld(denoiser, BATCH, brightness, SamplerConfig(2), seed)
 
 
 def context(batch=BATCH, length=4, seed=1):

@@ -9,6 +9,7 @@ from dmo_ros.twins.pusher import PusherTwin
 from dmo_ros.twins.pusher_operator import PusherOperator
 from dmo_training.engine import CheckpointError, load_checkpoint, save_checkpoint
 from dmo_training.models.diamond.denoiser import DenoiserConfig
+from dmo_training.models.diamond.sampler import SamplerConfig
 from dmo_training.models.diamond.unet import NetworkConfig
 from dmo_training.train_global import (
     Config,
@@ -71,7 +72,7 @@ def fixture_config(data, tmp_path):
         autoregressive=1,
         context_rollout=3,
         rollout_from=0.3,
-        sampling_steps=1,
+        sampler=SamplerConfig(2, sigma_min=0.3),
         judge_rows=3,
         judge_horizon=6,
         log_every=1,
@@ -111,7 +112,9 @@ def test_a_run_leaves_figures_pictures_and_a_world(config):
     assert figures['faults'], 'ten updates cannot be enough'
     for name in ('global_curves.png', 'global_strip.png', 'config.json', 'metrics.jsonl'):
         assert (config.out / name).stat().st_size > 100
+    assert load_world(path, 2, torch.clone).sampler == config.sampler
     world = load_world(path, 2, lambda frames: frames.float().mean(dim=(1, 2, 3)), steps=1)
+    assert world.sampler == replace(config.sampler, steps=1)
     world.reset(Context(torch.zeros(2, 4, 32, 32, 3, dtype=torch.uint8), torch.zeros(2, 3, 2)))
     assert world.step(torch.zeros(2, 2)).observation.shape == (2, 32, 32, 3)
 

@@ -29,7 +29,7 @@ class SamplerConfig:
     order: int = 1
     churn: float = 0.0
     churn_min: float = 0.0
-    churn_max: float = math.inf
+    churn_max: float = 1e9
     churn_noise: float = 1.0
     initial_noise: float = 1.0
 

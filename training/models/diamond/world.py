@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ class DiamondWorld:
     """
     A batch of imagined worlds, each with its own context of the last n frames and actions.
 
-    ``steps`` denoisings make a frame; in a deterministic scene 1 tracks as well as 3 at a third of
-    the cost.  One generator, seeded here and part of ``state_dict``, draws all noise.
+    A frame costs ``sampler.steps`` denoisings; in a deterministic scene 1 tracks as well as 3.
+    One generator, seeded here and part of ``state_dict``, draws all noise.
     """
 
     def __init__(
@@ -31,18 +32,16 @@ class DiamondWorld:
         denoiser: Denoiser,
         batch: int,
         reward: Reward,
-        steps: int = 3,
+        sampler: SamplerConfig,
         seed: int = 0,
-        sampler: SamplerConfig | None = None,
     ) -> None:
         """
         Build worlds without a context; ``reset`` all of them before the first step.
 
         :param reward: the global reward of new frames.
-        :param sampler: overrides ``steps`` and everything else about sampling.
         """
         self.denoiser, self.reward, self.batch = denoiser.frozen(), reward, batch
-        self.sampler = sampler or SamplerConfig(steps=steps)
+        self.sampler = sampler
         self.generator = torch.Generator(denoiser.device).manual_seed(seed)
         self.frames: Tensor | None = None
         self.action: Tensor | None = None
@@ -125,6 +124,24 @@ def denoiser_config(plain: dict[str, Any]) -> DenoiserConfig:
 
 def load_denoiser(checkpoint: Path, device: torch.device | str = 'cpu') -> Denoiser:
     """Load the averaged denoiser of a train_global checkpoint."""
+    return _load(checkpoint, device)[0]
+
+
+def load_world(
+    checkpoint: Path,
+    batch: int,
+    reward: Reward,
+    steps: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = 'cpu',
+) -> DiamondWorld:
+    """Load a trained global model as ``batch`` worlds; ``steps`` overrides its sampler's."""
+    denoiser, sampler = _load(checkpoint, device)
+    sampler = sampler if steps is None else replace(sampler, steps=steps)
+    return DiamondWorld(denoiser, batch, reward, sampler, seed)
+
+
+def _load(checkpoint: Path, device: torch.device | str) -> tuple[Denoiser, SamplerConfig]:
     state = load_checkpoint(checkpoint)
     if state.get('stage') != 'global':
         raise CheckpointError(
@@ -133,16 +150,4 @@ def load_denoiser(checkpoint: Path, device: torch.device | str = 'cpu') -> Denoi
         )
     denoiser = Denoiser(denoiser_config(state['config']['denoiser']))
     denoiser.load_state_dict(state['trainer']['average'])
-    return denoiser.to(device)
-
-
-def load_world(
-    checkpoint: Path,
-    batch: int,
-    reward: Reward,
-    steps: int = 3,
-    seed: int = 0,
-    device: torch.device | str = 'cpu',
-) -> DiamondWorld:
-    """Load a trained global model as ``batch`` worlds."""
-    return DiamondWorld(load_denoiser(checkpoint, device), batch, reward, steps, seed)
+    return denoiser.to(device), SamplerConfig(**state['config']['sampler'])
