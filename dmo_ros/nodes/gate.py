@@ -7,6 +7,7 @@ It forwards on arrival and repeats at 50 Hz or more by a steady timer; every dec
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,9 @@ from .diagnostics import Diagnostics, ERROR, OK, status, WARN
 from .parameters import declare, parameter
 from .teleop import check_pad
 
+LOOK_EVERY = 0.2  # seconds between two looks for rivals
+NAMELESS_LOOKS = 25
+_NAMELESS = '_NODE_NAME_UNKNOWN_'
 _LEVELS = {State.ARMED: OK, State.ACTIVE: OK, State.FAULT: ERROR}
 
 
@@ -56,6 +60,7 @@ class GateNode(Node):
         self.gate = Gate(limits, self._on_transition)
         self._shown: tuple[str, ...] = ()
         self._alive: dict[str, int] = {}
+        self._nameless: Counter[str] = Counter()
         self._make_interfaces()
         self._show_status()
 
@@ -74,7 +79,7 @@ class GateNode(Node):
         self.create_service(Trigger, '~/clear_fault', partial(self._serve, self.gate.clear_fault))
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0 / self.config.publish_hz, self._on_timer, clock=steady)
-        self.create_timer(0.2, self._look_for_rivals, clock=steady)
+        self.create_timer(LOOK_EVERY, self._look_for_rivals, clock=steady)
         self.diagnostics = Diagnostics(self, self._diagnose)
 
     # ------------------------------------------------------------------ commands
@@ -124,16 +129,25 @@ class GateNode(Node):
 
     def _look_for_rivals(self) -> None:
         for topic in ('cmd', 'cmd_teleop', 'cmd_policy'):
-            found = self.get_publishers_info_by_topic(topic)
-            nodes = {f'{info.node_namespace.rstrip("/")}/{info.node_name}' for info in found}
-            own = {self.get_fully_qualified_name()} if topic == 'cmd' else set()
-            strangers = sorted(nodes - own)
-            rival = ''
-            if len(strangers) > 1 - len(own):
-                rival = ', '.join(strangers)
-            elif self._alive.get(topic, 0) > 1:
-                rival = f'{self._alive[topic]} live senders named {strangers[0] if strangers else "?"}'
+            nodes = {f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+                     for info in self.get_publishers_info_by_topic(topic)}
+            rival = self._rival(topic, nodes)
             self._send(self.gate.set_rivals(time.monotonic(), topic, rival))
+
+    def _rival(self, topic: str, nodes: set[str]) -> str:
+        """Name who publishes on a topic besides the one who may, '' for nobody."""
+        # For a moment after its discovery every publisher is nameless; one that stays so is no
+        # ROS node at all.
+        nameless = {node for node in nodes if _NAMELESS in node}
+        self._nameless[topic] = self._nameless[topic] + 1 if nameless else 0
+        if self._nameless[topic] < NAMELESS_LOOKS:
+            nodes = nodes - nameless
+        if topic == 'cmd':
+            return ', '.join(sorted(nodes - {self.get_fully_qualified_name()}))
+        if len(nodes) > 1:
+            return ', '.join(sorted(nodes))
+        alive = self._alive.get(topic, 0)
+        return f'{alive} live senders named {", ".join(nodes)}' if alive > 1 else ''
 
     # ------------------------------------------------------------------ what it tells
     def _on_transition(self, before: State, state: State, reason: str) -> None:

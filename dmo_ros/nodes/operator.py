@@ -28,7 +28,7 @@ from .parameters import declare, parameter
 from .teleop import check_pad
 
 WATCH = 'watch'
-ASK_AGAIN = 1.0  # seconds
+ASK_AGAIN = 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,12 @@ class OperatorNode(Node):
         return self._press(True, velocity[0] / self.limit, int(label[0]))
 
     def _ask_to_arm(self) -> Joy:
-        """Let go, hold the dead-man, press arm and look; again after a second without success."""
+        """Let go, hold the dead-man, press arm a few times; all over again without success."""
         now = time.monotonic()
         if not self.asking_since or now - self.asking_since > ASK_AGAIN:
             self.asking_since = now
         spent = now - self.asking_since
-        return self._press(deadman=spent > 0.1, arm=spent > 0.2)
+        return self._press(deadman=spent > 0.1, arm=spent > 0.2 and int(spent * 10) % 2 == 0)
 
     def _press(self, deadman: bool, stick: np.ndarray | None = None, label: int = PLAY,
                arm: bool = False) -> Joy:

@@ -92,6 +92,12 @@ class Pad:
             self.out.publish(Joy(header=header, axes=self.axes, buttons=self.buttons))
 
 
+@pytest.fixture(scope='session')
+def new_probe():
+    """The class, for tests that want a fresh node each."""
+    return Probe
+
+
 @pytest.fixture(scope='module')
 def probe():
     rclpy.init()
