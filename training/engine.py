@@ -9,6 +9,7 @@ kill at any moment leaves the previous one whole.  Nothing here reads a pickle.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+import ctypes
 from dataclasses import asdict, is_dataclass
 import json
 import os
@@ -40,6 +41,24 @@ def seed_everything(seed: int) -> np.random.Generator:
     random.seed(seed)
     torch.manual_seed(seed)
     return np.random.default_rng(seed)
+
+
+def keep_memory() -> None:
+    """
+    Let glibc keep freed memory for this process; elsewhere nothing happens.
+
+    A small network takes and frees the same megabytes a thousand times per step.  By default they
+    go back to the system every time: 1000 to 2900 page faults per forward and backward pass of the
+    demo's DIAMOND, 4 to 10 % of its CPU time, and more wall time in a virtual machine.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
+    mallopt(top_pad, 64 << 20)
 
 
 def atomic_write(path: Path, data: bytes) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import json
 import math
 from pathlib import Path
+import sys
 from typing import Any
 
 from dmo_ros.core.tasks import get_task, TaskError
@@ -249,6 +250,7 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
 
     :param until: stop after this many updates, without judging (a job with a time limit).
     """
+    engine.keep_memory()
     rng = engine.seed_everything(config.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -299,7 +301,7 @@ def report(config: Config, denoiser: Denoiser, dataset: PlayDataset) -> dict[str
     draw_curves(figures, markers, config.out / 'global_curves.png')
     draw_strip(frames[:, n:], own, config.out / 'global_strip.png')
     for fault in figures['faults']:
-        print(f'not accepted: {fault}')
+        print(f'not accepted: {fault}', file=sys.stderr)
     return summary(figures)
 
 
