@@ -46,6 +46,7 @@ class PolicyConfig:
     provider: str = parameter('CPUExecutionProvider', 'onnxruntime execution provider; no fall-back')
     trusted_keys: str = parameter('', 'public keys (hex, comma between), one of which must have '
                                   'signed the file; empty: nobody is asked')
+    allow_unsigned: bool = parameter(False, 'take an unsigned file although keys are given')
     autostart: bool = parameter(False, 'configure and activate at once (for twins)')
 
 
@@ -74,7 +75,8 @@ class PolicyNode(LifecycleNode):
         """Load the file and check everything it promises."""
         keys = [key.strip() for key in self.config.trusted_keys.split(',') if key.strip()]
         try:
-            self.policy = Policy.load(self.config.path, self.spec, [self.config.provider], keys or None)
+            self.policy = Policy.load(self.config.path, self.spec, [self.config.provider],
+                                      keys or None, self.config.allow_unsigned)
         except (ContractError, PolicyError) as error:
             self.get_logger().error(f'not configured: {error}')
             self._become(PolicyStatus.UNCONFIGURED, str(error))

@@ -153,9 +153,8 @@ def start():
         end(child)
 
 
-@pytest.fixture(scope='session')
-def policy_file(tmp_path_factory):
-    """A policy of a few nodes that passes every check; it is made where the core's tests make it."""
+def write_policy(file, **build):
+    """Write a policy of a few nodes that passes every check, made as the core's tests make it."""
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     from dmo_ros.core.seal import seal
@@ -165,6 +164,16 @@ def policy_file(tmp_path_factory):
     found.loader.exec_module(made)
     spec = get_task('pusher')
     promise = made.contract(spec, spec.frame_stack)
-    file = tmp_path_factory.mktemp('policy') / 'policy.onnx'
-    file.write_bytes(seal(made.graph(spec.frame_stack), promise.to_json()))
+    file.write_bytes(seal(made.graph(spec.frame_stack, **build), promise.to_json()))
     return file
+
+
+@pytest.fixture(scope='session')
+def policy_file(tmp_path_factory):
+    return write_policy(tmp_path_factory.mktemp('policy') / 'policy.onnx')
+
+
+@pytest.fixture(scope='session')
+def spoilt_policy(tmp_path_factory):
+    """One that answers a stack of black frames with what is not a number."""
+    return write_policy(tmp_path_factory.mktemp('spoilt') / 'policy.onnx', nan_on_black=True)
