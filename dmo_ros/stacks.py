@@ -1,9 +1,10 @@
 """
-Which processes make up a task's graph: one description, read by ``launch/*.launch.py`` and ``dmo up``.
+Which processes make up a task's graph: one description, read by ``launch/*.launch.py`` and ``dmo
+up``.
 
 A :class:`Stack` is plain data.  :meth:`Stack.resolve` turns arguments (``operator:=play``) into
-:class:`Process` es; :func:`launch_description` hands these to ROS's launch, :mod:`dmo_ros.up` starts
-them itself.  So the two cannot drift.
+:class:`Process` es; :func:`launch_description` hands these to ROS's launch, :mod:`dmo_ros.up`
+starts them itself.  So the two cannot drift.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ class NodeSpec:
     """
     One node of a stack.
 
-    ``parameters`` may hold ``'{argument}'``, which is replaced by the argument's value, type and all.
-    ``when`` names the argument without which (empty or 'none') the node is left out.  The end of a
-    ``required`` node ends the graph.
+    ``parameters`` may hold ``'{argument}'``, which is replaced by the argument's value, type and
+    all. ``when`` names the argument without which (empty or 'none') the node is left out.  The end
+    of a ``required`` node ends the graph.
     """
 
     name: str
@@ -139,15 +140,16 @@ def _check_together(stack: Stack, values: Mapping[str, Any]) -> None:
 
 def share(folder: str, name: str) -> Path:
     """
-    Find ``config/name`` or ``launch/name``: beside the package's source, else where it is installed.
+    Find ``config/name`` or ``launch/name``: beside the package's source, else where it is
+    installed.
 
     :raises StackError: it is in neither place.
     """
     package = Path(__file__).resolve().parent
     prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
+    installed = [*package.parents, *(Path(prefix) for prefix in prefixes if prefix)]
     places = [package.parent / folder / name,
-              *(parent / 'share' / 'dmo_ros' / folder / name for parent in package.parents),
-              *(Path(prefix) / 'share' / 'dmo_ros' / folder / name for prefix in prefixes if prefix)]
+              *(prefix / 'share' / 'dmo_ros' / folder / name for prefix in installed)]
     for place in places:
         if place.is_file():
             return place
@@ -183,14 +185,15 @@ ARGUMENTS = (
     Argument('namespace', '', 'namespace of the whole graph'),
 )
 RECORDED = ('image_raw', 'camera_info', 'cmd', 'cmd_teleop', 'cmd_policy', 'intent', 'joy',
-            'gate/status', 'twin/state')
+            'gate/status', 'policy/status', 'diagnostics', 'twin/state', 'clock')
 
 STACKS: dict[str, Stack] = {
     'pusher': Stack(
         task='pusher', description='a disc tool pushes a disc to a goal (a twin)',
         arguments=ARGUMENTS, config='pusher.yaml', recorded=RECORDED,
         nodes=(
-            NodeSpec('recorder', {'path': '{record}', 'topics': RECORDED}, 'record', required=False),
+            NodeSpec('recorder', {'path': '{record}', 'topics': RECORDED}, 'record',
+                     required=False),
             NodeSpec('gate'),
             NodeSpec('teleop'),
             NodeSpec('camera'),

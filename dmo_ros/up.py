@@ -7,8 +7,8 @@ Start a task's graph without ros2: one process per node, ended in order.
         graph.wait_ready()
         graph.wait('recorder', timeout=600)
 
-Every node runs in a session of its own, so that a Ctrl-C reaches it only through the runner, and ends
-with the runner, however that ends.
+Every node runs in a session of its own, so that a Ctrl-C reaches it only through the runner, and
+ends with the runner, however that ends.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Graph:
             while not child.ready.wait(0.05):
                 self.check()
                 if time.monotonic() > deadline:
-                    raise UpError(f'node {child.name!r} was not ready within {timeout:g} s; is the '
-                                  'machine overloaded?')
+                    raise UpError(f'node {child.name!r} was not ready within {timeout:g} s; is '
+                                  'the machine overloaded?')
 
     def wait(self, name: str, timeout: float) -> int:
         """Wait for one node's own end and return its exit code; UpError if another one fails."""

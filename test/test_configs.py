@@ -51,7 +51,7 @@ def test_ros_reads_the_file_and_the_values_reach_the_node(path, namespace):
 
 def test_the_profile_makes_room_for_large_images():
     profile = ElementTree.parse(ROOT / 'config' / 'fastdds.xml')
-    sizes = [int(element.text) for element in profile.iter() if element.tag.endswith('segment_size')]
+    sizes = [int(part.text) for part in profile.iter() if part.tag.endswith('segment_size')]
     assert sizes and min(sizes) >= 4 * 640 * 480 * 3
 
 
@@ -68,8 +68,9 @@ class Recorded:
 def fake_launch(monkeypatch):
     Recorded.made = []
     kinds = {'launch': ['LaunchDescription'], 'launch_ros': [],
-             'launch.actions': ['DeclareLaunchArgument', 'OpaqueFunction', 'SetEnvironmentVariable',
-                                'Shutdown'], 'launch_ros.actions': ['Node']}
+             'launch_ros.actions': ['Node'],
+             'launch.actions': ['DeclareLaunchArgument', 'OpaqueFunction', 'Shutdown',
+                                'SetEnvironmentVariable']}
     for name, classes in kinds.items():
         module = types.ModuleType(name)
         for kind in classes:
@@ -92,9 +93,10 @@ def test_a_launch_file_starts_what_the_runner_starts(path, monkeypatch):
     of_kind = {}
     for action in actions:
         of_kind.setdefault(type(action).__name__, []).append(action)
-    assert [a.args[0] for a in of_kind['DeclareLaunchArgument']] == [a.name for a in stack.arguments]
-    assert all(a.kwargs['description'] for a in of_kind['DeclareLaunchArgument'])
-    given = {a.args[0]: a.kwargs['default_value'] for a in of_kind['DeclareLaunchArgument']}
+    declared = of_kind['DeclareLaunchArgument']
+    assert [a.args[0] for a in declared] == [a.name for a in stack.arguments]
+    assert all(a.kwargs['description'] for a in declared)
+    given = {a.args[0]: a.kwargs['default_value'] for a in declared}
     given |= {'operator': 'play', 'speed': '50'}
     context = types.SimpleNamespace(launch_configurations=given)
     nodes = of_kind['OpaqueFunction'][0].kwargs['function'](context)

@@ -4,15 +4,15 @@ The gate: the one place where a command becomes motion.
 Pure logic with time as an argument (seconds of a steady clock); the node around it only converts.
 
 DISARMED sends zero.  ARMED sends zero until somebody drives.  ACTIVE forwards the person's stick,
-else the policy.  STOPPING brakes within the limits because commands ceased, then is DISARMED.  FAULT
-sends zero until it is cleared by name.  Letting the dead-man go, or losing the pad, is zero at once.
-Every stop ends DISARMED and nothing arms by itself: that takes a new press of the dead-man, a neutral
-stick and the arm button (or service).
+else the policy.  STOPPING brakes within the limits because commands ceased, then is DISARMED.
+FAULT sends zero until it is cleared by name.  Letting the dead-man go, or losing the pad, is zero
+at once. Every stop ends DISARMED and nothing arms by itself: that takes a new press of the
+dead-man, a neutral stick and the arm button (or service).
 
 Stamps are copied, never judged for age: ages count from arrival on the steady clock.  A forwarded
-command keeps its stamp and is limited against the command before over the difference of their stamps,
-at most one control period; so a recording made at any speed holds the same commands.  In between the
-command is held, as the task's convention of time says.
+command keeps its stamp and is limited against the command before over the difference of their
+stamps, at most one control period; so a recording made at any speed holds the same commands.  In
+between the command is held, as the task's convention of time says.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Gate:
 
     def on_command(self, now: float, source: str, values: Sequence[float], stamp: int,
                    frame: str = '') -> Command | None:
-        """Take a command of ``source``; return what to send for it, or None when it is not its turn."""
+        """Take a command of ``source``; return what to send, None when it is not its turn."""
         wrong = self._malformed(values, frame)
         if wrong:
             self.counts['refused'] += 1
@@ -190,7 +190,8 @@ class Gate:
     def disarm(self, now: float) -> Command:
         """Stop at once."""
         state = State.FAULT if self.state is State.FAULT else State.DISARMED
-        return self._halt(now, state, self.reason if state is State.FAULT else 'disarmed on request')
+        reason = self.reason if state is State.FAULT else 'disarmed on request'
+        return self._halt(now, state, reason)
 
     def clear_fault(self) -> tuple[bool, str]:
         """Leave FAULT for DISARMED, unless its cause is still there."""
@@ -220,7 +221,8 @@ class Gate:
         if not times or now - times[-1] > self.config.joy_timeout:
             return 'the pad is silent'
         if not full or (len(times) - 1) / max(times[-1] - times[0], 1e-9) < rate:
-            return f'the pad reports less often than {rate:g} times a second; set its autorepeat_rate'
+            return (f'the pad reports less often than {rate:g} times a second; raise the '
+                    'autorepeat_rate of its driver')
         if not self._pad.deadman:
             return 'the dead-man is not held'
         if not self._pressed_anew:
@@ -275,7 +277,7 @@ class Gate:
                                             self.config.acceleration, dt), stamp)
 
     def _interval(self, now: float, stamp: int) -> float:
-        """Return the seconds since the command before: by stamps where they move, else by arrival."""
+        """Return the seconds since the last command, by stamps if they move, else by arrival."""
         between = (stamp - self._sent.stamp) * 1e-9 if stamp and self._sent.stamp else 0.0
         return min(between if between > 0 else now - self._sent_at, self.config.period)
 
@@ -308,5 +310,5 @@ class Gate:
             self._heard, self._heard_at = stamp, now
 
     def _estimate(self, now: float) -> int:
-        """Return the stamp of a decision of the gate's own: the newest heard, plus what has passed."""
+        """Return the stamp of a decision of its own: the newest heard, plus what has passed."""
         return self._heard + int((now - self._heard_at) * 1e9) if self._heard else 0

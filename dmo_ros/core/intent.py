@@ -43,12 +43,13 @@ class PadMap:
             raise PadError(f'the pad map has {len(self.axes)} axes and {len(self.signs)} signs; '
                            'give one sign per axis')
         if any(abs(sign) != 1.0 for sign in self.signs) or not 0.0 <= self.deadzone < 0.5:
-            raise PadError('the pad map has signs of 1.0 or -1.0 and a dead zone from 0 to 0.5, not '
-                           f'{self.signs} and {self.deadzone}')
+            raise PadError('the pad map has signs of 1.0 or -1.0 and a dead zone from 0 to 0.5, '
+                           f'not {self.signs} and {self.deadzone}')
         buttons = (self.deadman, self.intent, self.milestone, self.arm)
         if len(set(buttons)) < len(buttons) or min(*self.axes, *buttons) < 0:
-            raise PadError(f'the pad map needs four different buttons (dead-man, intent, milestone, '
-                           f'arm) and no negative number, these are {buttons} and {self.axes}')
+            raise PadError('the pad map needs four different buttons (dead-man, intent, '
+                           f'milestone, arm) and no negative number, these are {buttons} and '
+                           f'{self.axes}')
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class IntentButtons:
 
     def __init__(self, mode: str = 'hold', stuck_after: float = STUCK_AFTER) -> None:
         if mode not in ('hold', 'toggle'):
-            raise ValueError(f'the intent button is held or toggled: mode hold or toggle, not {mode!r}')
+            raise ValueError(f'the mode of the intent button is hold or toggle, not {mode!r}')
         self.mode, self.stuck_after = mode, stuck_after
         self.stuck = False
         self._on = False

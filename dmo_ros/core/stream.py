@@ -14,8 +14,8 @@ class StampOrder:
     """
     Accept stamps that move forward.
 
-    After ``silence`` seconds without an accepted message the next one starts a new order, so that a
-    source that was started again, or a clock that was set back, costs one time-out and no more.
+    After ``silence`` seconds without an accepted message the next one starts a new order, so that
+    a source that was started again, or a clock that was set back, costs one time-out and no more.
     """
 
     def __init__(self, silence: float) -> None:

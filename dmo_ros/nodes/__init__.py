@@ -28,8 +28,8 @@ def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
     """
     Make a node, spin it until a signal or :class:`Finished`, and return the process's exit code.
 
-    A node that cannot be made (a parameter out of range, a file that is missing) is one sentence on
-    stderr and exit code 2, not a traceback.
+    A node that cannot be made (a parameter out of range, a file that is missing) is one sentence
+    on stderr and exit code 2, not a traceback.
     """
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor

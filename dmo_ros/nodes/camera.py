@@ -3,8 +3,8 @@ The camera: a device, a video file or somebody's image topic -> ``image_raw`` an
 
 The newest frame wins: a device is read in a thread of its own, and a frame nobody had time for is
 replaced by the next.  Duplicated, reordered, future and frozen frames are refused and counted; a
-stream that has stopped is reported.  Pixels are not touched beyond the task's encoding: what the model
-sees is cut out by the one image function, here as in training.
+stream that has stopped is reported.  Pixels are not touched beyond the task's encoding: what the
+model sees is cut out by the one image function, here as in training.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from . import qos, run
-from ..core.images import ImageError
-from ..core.stream import FrameWatch
-from ..core.tasks import get_task
 from .convert import nanoseconds, to_image, to_rgb, to_time
 from .diagnostics import Diagnostics, ERROR, OK, WARN
 from .parameters import declare, parameter, ParameterError
+from ..core.images import ImageError
+from ..core.stream import FrameWatch
+from ..core.tasks import get_task
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,12 @@ class CameraConfig:
     task: str = parameter('pusher', 'task whose camera this is')
     source: str = parameter('topic', 'where frames come from', choices=('device', 'file', 'topic'))
     topic: str = parameter('camera/image', 'image topic (source topic)')
-    path: str = parameter('', 'stable device path as in /dev/v4l/by-id (source device), or a video '
-                              'file (source file)')
+    path: str = parameter('', 'stable device path as in /dev/v4l/by-id (source device), or a '
+                              'video file (source file)')
     rate_hz: float = parameter(30.0, 'frames a second asked from a device, played from a file',
                                1.0, 240.0)
-    frozen_after: int = parameter(5, 'equal pictures in a row that count as frozen; 0: never', 0, 1000)
+    frozen_after: int = parameter(
+        5, 'equal pictures in a row that count as frozen; 0: never', 0, 1000)
     future_tolerance: float = parameter(
         0.05, 'seconds a stamp may be ahead of the clock; 0: not asked', 0.0, 10.0)
 
@@ -99,7 +100,8 @@ class CameraNode(Node):
     def _refuse(self, stamp: int, pixels: Any) -> str:
         watched = self.config.frozen_after > 0
         digest = hashlib.blake2b(pixels, digest_size=16).digest() if watched else None
-        fault = self.watch.accept(stamp, time.monotonic(), self.get_clock().now().nanoseconds, digest)
+        clock = self.get_clock().now().nanoseconds
+        fault = self.watch.accept(stamp, time.monotonic(), clock, digest)
         if fault:
             self._reject(fault)
         return fault
@@ -179,8 +181,8 @@ def open_capture(config: CameraConfig) -> Any:
                              'ls /dev/v4l/by-id')
     capture = cv2.VideoCapture(config.path)
     if not capture.isOpened():
-        raise ParameterError(f'{config.path!r} cannot be opened as a {config.source}: is it there, is '
-                             'it readable, does another program hold it?')
+        raise ParameterError(f'{config.path!r} cannot be opened as a {config.source}: is it '
+                             'there, is it readable, does another program hold it?')
     if config.source == 'device':
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest of a queue
         capture.set(cv2.CAP_PROP_FPS, config.rate_hz)

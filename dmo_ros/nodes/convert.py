@@ -1,8 +1,8 @@
 """
 Between messages and the core's types: images, stamps, velocities.
 
-Images are numpy views of the message's bytes wherever possible; `step` and endianness are honoured.
-Encodings beyond the table go through cv_bridge where that is installed.
+Images are numpy views of the message's bytes wherever possible; `step` and endianness are
+honoured. Encodings beyond the table go through cv_bridge where that is installed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def to_array(message: Image) -> np.ndarray:
 
 
 def to_rgb(message: Image) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB; a view for unpadded rgb8.  The converter uses the same function."""
+    """Return (H, W, 3) uint8 RGB, by the function that the converter uses; a view for rgb8."""
     if message.encoding in ENCODINGS:
         return decode(message.data, message.height, message.width, message.encoding, message.step,
                       bool(message.is_bigendian))
@@ -68,20 +68,22 @@ def _by_cv_bridge(message: Image, encoding: str) -> np.ndarray:
     try:
         from cv_bridge import CvBridge
     except ImportError as error:
-        raise ImageError(f'image encoding {message.encoding!r} is not converted here and cv_bridge '
-                         'is not installed; publish rgb8, or install ros-<distro>-cv-bridge') from error
+        raise ImageError(f'image encoding {message.encoding!r} is not converted here and '
+                         'cv_bridge is not installed; publish rgb8, or install '
+                         'ros-<distro>-cv-bridge') from error
     picture: np.ndarray = CvBridge().imgmsg_to_cv2(message, encoding)
     return picture
 
 
 def to_image(picture: np.ndarray, encoding: str, header: Header) -> Image:
-    """Make an image message of (H, W[, C]) pixels; ImageError when they do not fit the encoding."""
+    """Make an image message of (H, W[, C]) pixels; ImageError when they do not fit."""
     if encoding not in _LAYOUTS:
         raise ImageError(f'images are published as one of {", ".join(_LAYOUTS)}, not {encoding!r}')
     kind, count = _LAYOUTS[encoding]
     number = np.dtype(kind)
     channels = picture.shape[2] if picture.ndim == 3 else 1
-    if picture.ndim not in (2, 3) or channels != count or picture.dtype.newbyteorder('=') != number:
+    same = picture.dtype.newbyteorder('=') == number
+    if picture.ndim not in (2, 3) or channels != count or not same:
         raise ImageError(f'{encoding} has {count} numbers of {number} per pixel, this picture is '
                          f'{picture.shape} {picture.dtype}')
     data = array.array('B')  # an ndarray given to the field would be copied number by number

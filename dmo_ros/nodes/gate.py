@@ -22,13 +22,13 @@ from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
 from . import qos, run
-from ..core.gate import Command, Gate, GateConfig, POLICY, State, TELEOP
-from ..core.intent import PadError, PadMap, read_pad
-from ..core.tasks import get_task
 from .convert import from_twist, nanoseconds, require_twist, to_twist
 from .diagnostics import Diagnostics, ERROR, OK, status, WARN
 from .parameters import declare, parameter
 from .teleop import check_pad
+from ..core.gate import Command, Gate, GateConfig, POLICY, State, TELEOP
+from ..core.intent import PadError, PadMap, read_pad
+from ..core.tasks import get_task
 
 LOOK_EVERY = 0.2  # seconds between two looks for rivals
 NAMELESS_LOOKS = 25
@@ -95,7 +95,7 @@ class GateNode(Node):
     def _on_command(self, source: str, message: TwistStamped) -> None:
         stamp = nanoseconds(message.header.stamp)
         if not stamp:
-            self.get_logger().warning(f'cmd_{source} carries no stamp; its time is guessed', once=True)
+            self.get_logger().warning(f'cmd_{source} has no stamp; its time is guessed', once=True)
         self._send(self.gate.on_command(time.monotonic(), source, from_twist(message, self.spec),
                                         stamp, message.header.frame_id))
 
@@ -123,7 +123,7 @@ class GateNode(Node):
 
     # ------------------------------------------------------------------ rivals
     def _on_liveliness(self, topic: str, event: object) -> None:
-        """Two live senders under one name; a ghost of a killed one is not alive and not counted."""
+        """Count the live senders; the ghost of a killed one is not alive and not counted."""
         self._alive[topic] = event.alive_count  # type: ignore[attr-defined]
         self._look_for_rivals()
 
@@ -159,7 +159,8 @@ class GateNode(Node):
 
     def _diagnose(self) -> tuple[int, str, dict[str, object]]:
         gate = self.gate
-        values = {'state': gate.state.value, 'source': gate.following, **gate.counts}
+        values: dict[str, object] = {
+            'state': gate.state.value, 'source': gate.following, **gate.counts}
         return _LEVELS.get(gate.state, WARN), gate.reason, values
 
     def _show_status(self) -> None:

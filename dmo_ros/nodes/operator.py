@@ -1,9 +1,9 @@
 """
 The scripted person: looks at the twin, answers with a pad (``joy``) as a person's would.
 
-It sees a frame when the camera has published it (``camera_info`` with the state's stamp), answers it
-once, and repeats its last message at ``autorepeat_hz`` while nothing new is to be seen.  Seeing the
-gate disarmed it lets everything go, takes the dead-man, and presses arm, as a person would.
+It sees a frame when the camera has published it (``camera_info`` with the state's stamp), answers
+it once, and repeats its last message at ``autorepeat_hz`` while nothing new is to be seen.  Seeing
+the gate disarmed it lets everything go, takes the dead-man, and presses arm, as a person would.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sensor_msgs.msg import CameraInfo, JointState, Joy
 from std_msgs.msg import Header
 
 from . import qos, run
-from ..core.intent import INTENT, MILESTONE, PadMap, PLAY
-from ..core.tasks import get_task, TaskError
-from ..twins.pusher_operator import PusherOperator
 from .convert import nanoseconds, to_time
 from .parameters import declare, parameter
 from .teleop import check_pad
+from ..core.intent import INTENT, MILESTONE, PadMap, PLAY
+from ..core.tasks import get_task, TaskError
+from ..twins.pusher_operator import PusherOperator
 
 WATCH = 'watch'
 ASK_AGAIN = 2.0  # seconds
@@ -36,7 +36,7 @@ class OperatorConfig:
     """Parameters of the operator node."""
 
     task: str = parameter('pusher', 'task that is operated')
-    mode: str = parameter('play', 'how it drives; watch holds the dead-man and lets the policy drive',
+    mode: str = parameter('play', 'how it drives; watch holds the dead-man for a policy',
                           choices=('play', 'expert', 'random', WATCH))
     seed: int = parameter(0, 'seed of its choices', 0, 2**31)
     autorepeat_hz: float = parameter(50.0, 'repeats of an unchanged pad (Hz)', 20.0, 200.0)
@@ -51,8 +51,8 @@ class OperatorNode(Node):
         self.config = config = declare(self, OperatorConfig)
         spec = get_task(config.task)
         if spec.robot != 'pusher':
-            raise TaskError(f'there is no scripted operator for task {config.task!r}; use a real pad '
-                            '(operator:=none) or task pusher')
+            raise TaskError(f'there is no scripted operator for task {config.task!r}; use a real '
+                            'pad (operator:=none) or task pusher')
         check_pad(config.pad, len(spec.driven))
         self.limit = np.array([item.high for item in spec.driven])
         skill = 'play' if config.mode == WATCH else config.mode

@@ -1,8 +1,8 @@
 """
 Parameters from a frozen dataclass: declared once, with description, range and choices.
 
-``rclpy`` ignores an override whose name no node declares, so a misspelt time-out would silently keep
-its default.  Here it is refused, with the name that was probably meant.
+``rclpy`` ignores an override whose name no node declares, so a misspelt time-out would silently
+keep its default.  Here it is refused, with the name that was probably meant.
 """
 
 from __future__ import annotations

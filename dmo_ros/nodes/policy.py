@@ -1,10 +1,10 @@
 """
 The policy on the robot, a lifecycle node: ``image_raw`` -> ``cmd_policy``.
 
-Configure loads the file and checks its contract; a mismatch is a failed transition and the sentence
-that says why.  Activate answers every new frame with one command that carries the frame's stamp.  A
-frame that is old, repeated or malformed gets no answer, and the gate stops for the silence.  A gap in
-time (an episode's start, a camera that was away) makes the policy begin anew.
+Configure loads the file and checks its contract; a mismatch is a failed transition and the
+sentence that says why.  Activate answers every new frame with one command that carries the frame's
+stamp.  A frame that is old, repeated or malformed gets no answer, and the gate stops for the
+silence.  A gap in time (an episode's start, a camera that was away) makes the policy begin anew.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import time
 
+from dmo_ros.msg import PolicyStatus
 from geometry_msgs.msg import TwistStamped
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from dmo_ros.msg import PolicyStatus
-
 from . import Finished, qos, run
+from .convert import nanoseconds, require_twist, to_rgb, to_time, to_twist
+from .diagnostics import Diagnostics, ERROR, OK, WARN
+from .parameters import declare, parameter
 from ..core.actions import to_si
 from ..core.images import ImageError
 from ..core.policy import Policy, PolicyError
 from ..core.seal import ContractError
 from ..core.stream import FrameWatch
 from ..core.tasks import get_task
-from .convert import nanoseconds, require_twist, to_rgb, to_time, to_twist
-from .diagnostics import Diagnostics, ERROR, OK, WARN
-from .parameters import declare, parameter
 
 GAP_PERIODS = 2.5  # one lost frame is bridged, two are the start of something new
 _NAMES = {PolicyStatus.UNCONFIGURED: 'unconfigured', PolicyStatus.INACTIVE: 'inactive',
@@ -43,7 +42,7 @@ class PolicyConfig:
 
     task: str = parameter('pusher', 'task the robot runs; the file must be made for it')
     path: str = parameter('', 'policy file (.onnx) written by dmo export')
-    provider: str = parameter('CPUExecutionProvider', 'onnxruntime execution provider; no fall-back')
+    provider: str = parameter('CPUExecutionProvider', 'onnxruntime provider; no fall-back')
     trusted_keys: str = parameter('', 'public keys (hex, comma between), one of which must have '
                                   'signed the file; empty: nobody is asked')
     allow_unsigned: bool = parameter(False, 'take an unsigned file although keys are given')
@@ -81,8 +80,9 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(f'not configured: {error}')
             self._become(PolicyStatus.UNCONFIGURED, str(error))
             return TransitionCallbackReturn.FAILURE
-        self.get_logger().info(f'{self.config.path}: {self.policy.digest[:12]}, {self.policy.trust}, '
-                               f'golden loop within {self.policy.golden_error:.1g}')
+        policy = self.policy
+        self.get_logger().info(f'{self.config.path}: {policy.digest[:12]}, {policy.trust}, golden '
+                               f'loop within {policy.golden_error:.1g}')
         self._become(PolicyStatus.INACTIVE, 'loaded, not activated')
         return TransitionCallbackReturn.SUCCESS
 
@@ -105,7 +105,7 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def autostart(self) -> PolicyNode:
-        """Configure and activate where the parameter asks for it; end the process when it fails."""
+        """Configure and activate where the parameter says so; end the process if it fails."""
         if self.config.autostart:
             for trigger in (self.trigger_configure, self.trigger_activate):
                 if trigger() is not TransitionCallbackReturn.SUCCESS:
@@ -130,7 +130,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(str(error))
             self._become(PolicyStatus.FAULT, str(error), stamp)
             return
-        self._answer(to_si(action, self.spec.driven), stamp, began)
+        self._answer(to_si(action, self.spec.driven).tolist(), stamp, began)
 
     def _answer(self, values: Sequence[float], stamp: int, began: float) -> None:
         self.latency = time.monotonic() - began

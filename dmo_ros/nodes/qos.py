@@ -13,8 +13,9 @@ from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, Reliabilit
 _LEASE = Duration(seconds=1.0)
 
 # Commands: reliable.  The lease tells the gate how many senders are alive; a publisher without one
-# (somebody's `ros2 topic pub`) is not connected to the gate at all.  The sender keeps a few so that
-# a recorder gets every one; the receiver keeps the newest, so that it never acts on an old queue.
+# (somebody's `ros2 topic pub`) is not connected to the gate at all.  The sender keeps a few so
+# that a recorder gets every one; the receiver keeps the newest, so that it never acts on an old
+# queue.
 COMMAND_OUT = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE,
                          liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=_LEASE)
 COMMAND_IN = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,

@@ -1,8 +1,8 @@
 """
 The person's pad: ``joy`` -> ``cmd_teleop`` and ``intent``.
 
-Both carry the Joy's stamp, so that a label and a command belong to the frame the person saw.  Without
-the dead-man the command is zero.
+Both carry the Joy's stamp, so that a label and a command belong to the frame the person saw.
+Without the dead-man the command is zero.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 import time
 
+from dmo_ros.msg import IntentLabel
 from geometry_msgs.msg import TwistStamped
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
-from dmo_ros.msg import IntentLabel
-
 from . import qos, run
+from .convert import nanoseconds, require_twist, to_twist
+from .parameters import declare, parameter
 from ..core.gate import within_box
 from ..core.intent import IntentButtons, PadError, PadMap, read_pad
 from ..core.tasks import get_task
-from .convert import nanoseconds, require_twist, to_twist
-from .parameters import declare, parameter
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class TeleopConfig:
     """Parameters of the teleop node."""
 
     task: str = parameter('pusher', 'task whose fields the stick drives')
-    intent_mode: str = parameter('hold', 'intent button held, or toggled', choices=('hold', 'toggle'))
+    intent_mode: str = parameter('hold', 'intent button held or toggled',
+                                 choices=('hold', 'toggle'))
     source: str = parameter('joy', 'who says so in IntentLabel.source')
     pad: PadMap = field(default=PadMap())
 
@@ -79,8 +79,8 @@ class TeleopNode(Node):
 def check_pad(pad: PadMap, fields: int) -> None:
     """Refuse a pad map that has not one axis per driven field."""
     if len(pad.axes) != fields:
-        raise PadError(f'the pad map has {len(pad.axes)} axes, the task drives {fields} fields; set '
-                       'pad.axes and pad.signs in the task\'s config file')
+        raise PadError(f'the pad map has {len(pad.axes)} axes, the task drives {fields} fields; '
+                       'set pad.axes and pad.signs in the config file of the task')
 
 
 def main(args: Sequence[str] | None = None) -> int:

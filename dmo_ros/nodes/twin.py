@@ -1,13 +1,13 @@
 """
 The pusher twin as a robot: publishes frames and state, obeys ``cmd``, owns ``clock``.
 
-With ``speed`` above 1 it runs in lockstep: its time moves on by one control period when a command that
-answers the current frame has come (stamp of the command >= stamp of the frame), however long that
-takes, so play recorded at 300 frames a second is the play of 5 frames a second.  A silent graph is
-waited for ``lockstep_timeout`` and then counted.  At speed 1 and below time just passes.
+With ``speed`` above 1 it runs in lockstep: its time moves on by one control period when a command
+that answers the current frame has come (stamp of the command >= stamp of the frame), however long
+that takes, so play recorded at 300 frames a second is the play of 5 frames a second.  A silent
+graph is waited for ``lockstep_timeout`` and then counted.  At speed 1 and below time just passes.
 
-A reset is a new start in time as well: the clock jumps ahead by ten periods, which recorder, converter
-and policy see as what it is, a gap.
+A reset is a new start in time as well: the clock jumps ahead by ten periods, which recorder,
+converter and policy see as what it is, a gap.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from . import qos, run
-from ..core.tasks import get_task, TaskError
-from ..twins.pusher import PusherTwin
 from .convert import from_twist, joint_state, nanoseconds, to_image, to_time
 from .diagnostics import Diagnostics
 from .parameters import declare, parameter
+from ..core.tasks import get_task, TaskError
+from ..twins.pusher import PusherTwin
 
 NAMES = ('tool_x', 'tool_y', 'object_x', 'object_y')
 RESET_PERIODS = 10
@@ -41,7 +41,8 @@ class TwinConfig:
     """Parameters of the twin node."""
 
     task: str = parameter('pusher', 'task whose robot is simulated')
-    speed: float = parameter(1.0, 'most simulated seconds per second; above 1 in lockstep', 0.01, 1e4)
+    speed: float = parameter(
+        1.0, 'most simulated seconds per second; above 1 in lockstep', 0.01, 1e4)
     lockstep_timeout: float = parameter(
         1.0, 'seconds to wait for the answer to a frame before time passes without it', 0.02, 60.0)
     seed: int = parameter(0, 'seed of the random starts', 0, 2**31)
@@ -138,9 +139,9 @@ class TwinNode(Node):
 
     def _on_place(self, message: JointState) -> None:
         position = np.array(message.position)
-        if position.shape != (len(NAMES),) or not ((0 < position) & (position < 1)).all():
-            self.get_logger().error(f'twin/place needs {", ".join(NAMES)} in metres, each inside the '
-                                    f'board (0 to 1), not {list(message.position)}; ignored')
+        if position.shape != (len(NAMES),) or not ((position > 0) & (position < 1)).all():
+            self.get_logger().error(f'twin/place needs {", ".join(NAMES)} in metres, each inside '
+                                    f'the board (0 to 1), not {list(message.position)}; ignored')
             return
         self._begin(position[None])
 

@@ -1,10 +1,19 @@
 import math
 
 from dmo_ros.core.gate import (
-    Command, Gate, GateConfig, POLICY, State, TELEOP, within_box, within_reach)
+    Command,
+    Gate,
+    GateConfig,
+    POLICY,
+    State,
+    TELEOP,
+    within_box,
+    within_reach,
+)
 from dmo_ros.core.intent import Pad
 from dmo_ros.core.tasks import get_task
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 import pytest
 
 CONFIG = GateConfig.of(get_task('push_cube'))  # 5 Hz; 1.5 m/s2, 1.5 m/s2, 3 rad/s2

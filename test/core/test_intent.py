@@ -1,5 +1,6 @@
 from dmo_ros.core.intent import INTENT, IntentButtons, MILESTONE, PadError, PadMap, PLAY, read_pad
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import pytest
 
 MAP = PadMap(axes=(0, 1), signs=(-1.0, 1.0))

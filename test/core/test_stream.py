@@ -1,5 +1,6 @@
 from dmo_ros.core.stream import FrameWatch, StampOrder
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 SECOND = 10**9
 

@@ -1,4 +1,4 @@
-"""The camera as a process: what it passes on, what it refuses and counts, and where it reads from."""
+"""The camera as a process: what it passes on, what it refuses and counts."""
 
 from diagnostic_msgs.msg import DiagnosticArray
 from dmo_ros.nodes import convert, qos
@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 
 
 class Driver:
-    """Somebody's camera driver: publishes pictures, best effort, and hears what becomes of them."""
+    """Somebody's camera driver: publishes pictures and hears what becomes of them."""
 
     def __init__(self, probe, topic):
         self.probe, self.topic = probe, topic
@@ -38,7 +38,8 @@ class Driver:
         return self.rng.integers(0, 256, (height, 32, 3), dtype=np.uint8)
 
     def send(self, picture, seconds, encoding='rgb8', **changes):
-        message = convert.to_image(picture, encoding, Header(stamp=convert.to_time(int(seconds * 1e9))))
+        header = Header(stamp=convert.to_time(int(seconds * 1e9)))
+        message = convert.to_image(picture, encoding, header)
         for name, value in changes.items():
             setattr(message, name, value)
         self.out.publish(message)

@@ -155,7 +155,7 @@ def test_a_second_publisher_is_a_fault_and_its_values_never_pass(desk):
     desk.probe.heard['cmd'].clear()
     import rclpy
     rogue = rclpy.create_node('rogue')
-    out = rogue.create_publisher(TwistStamped, 'cmd_policy', qos.STREAM)  # as `ros2 topic pub` would
+    out = rogue.create_publisher(TwistStamped, 'cmd_policy', qos.STREAM)  # as `ros2 topic pub`
     try:
         for _ in range(10):
             out.publish(convert.to_twist((-0.4, -0.4), desk.probe.spec, desk.pad.stamp))
@@ -196,8 +196,9 @@ def test_the_wrong_frame_is_refused(desk):
 
 
 def test_a_gate_that_cannot_keep_its_promise_does_not_start(start):
-    for parameters, text in (({'publish_hz': 20.0}, 'publish_hz'), ({'joy_timout': 0.1}, 'joy_timeout'),
-                             ({'task': 'grab_box'}, 'grab_box')):
+    for parameters, text in (
+            ({'publish_hz': 20.0}, 'publish_hz'), ({'joy_timout': 0.1}, 'joy_timeout'),
+            ({'task': 'grab_box'}, 'grab_box')):
         child = start('gate', wait=False, **parameters)
         assert child.popen.wait(20) == 2
         assert text in child.story()

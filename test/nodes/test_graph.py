@@ -151,7 +151,7 @@ def test_a_policy_drives_and_each_episode_begins_anew(listen, policy_file):
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSTOP], ids=['kill', 'hang'])
-def test_a_policy_that_dies_is_a_stop_and_its_successor_may_drive(listen, start, policy_file, number):
+def test_a_policy_that_dies_is_a_stop_and_the_next_may_drive(listen, start, policy_file, number):
     """Killed or hanging: zero in time. Started again: not blocked by the ghost of the old one."""
     ear = listen('cmd')
     arguments = {**FAST, 'operator': 'watch', 'policy': policy_file}

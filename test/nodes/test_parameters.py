@@ -35,7 +35,8 @@ def make():
     nodes = []
 
     def build(**overrides):
-        given = [Parameter(name.replace('__', '.'), value=value) for name, value in overrides.items()]
+        given = [Parameter(name.replace('__', '.'), value=value)
+                 for name, value in overrides.items()]
         nodes.append(rclpy.create_node('tested', parameter_overrides=given))
         return nodes[-1], declare(nodes[-1], Config)
     yield build

@@ -1,4 +1,4 @@
-"""The policy as a lifecycle process: what it refuses to load, when it answers, when it is silent."""
+"""The policy as a lifecycle process: what it refuses to load, when it answers or is silent."""
 
 from dmo_ros.core.actions import to_si
 from dmo_ros.core.policy import Policy
@@ -100,8 +100,9 @@ def test_it_answers_frames_like_the_policy_itself_and_only_while_active(eye, sta
 
 
 @pytest.mark.parametrize('damage, text', [
-    (lambda data: data[:-100], 'export'), (lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:], 'damaged'),
-    (lambda data: b'', 'export')], ids=['cut', 'flipped', 'empty'])
+    (lambda data: data[:-100], 'export'), (lambda data: b'', 'export'),
+    (lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:], 'damaged')],
+    ids=['cut', 'empty', 'flipped'])
 def test_a_damaged_file_is_a_failed_transition_with_the_reason(
         eye, start, policy_file, tmp_path, damage, text):
     file = tmp_path / 'damaged.onnx'
