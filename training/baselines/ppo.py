@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+import time
 from typing import Any
 
 from gymnasium import spaces
@@ -176,6 +177,28 @@ def build_ppo(env: WorldVecEnv, config: PpoConfig, device: str = 'cpu') -> PPO:
                gae_lambda=config.lam, clip_range=config.clip, max_grad_norm=config.grad_clip,
                ent_coef=config.entropy_coefficient, seed=config.seed, device=device,
                learning_rate=lambda left: config.lr * left, policy_kwargs=network)
+
+
+def learn(model: PPO, samples: int, every: int,
+          evaluate: Callable[[], dict[str, float]]) -> list[dict[str, float]]:
+    """Train for ``samples``; return the learning curve, a point each ``every`` and at the end."""
+    curve: list[dict[str, float]] = []
+    begun = time.process_time()
+
+    def point() -> None:
+        curve.append({'samples': model.num_timesteps, 'cpu_s': time.process_time() - begun,
+                      **evaluate()})
+
+    def watch(*_: Any) -> bool:
+        now = model.num_timesteps
+        if now // every > (now - model.n_envs) // every:
+            point()
+        return True
+
+    model.learn(samples, callback=watch)
+    if not curve or curve[-1]['samples'] < model.num_timesteps:
+        point()
+    return curve
 
 
 def deterministic(model: PPO, seen: torch.Tensor) -> torch.Tensor:

@@ -14,14 +14,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-import time
-from typing import Any
 
 import torch
 
 from .figures import Curves, first_at, markdown, plot, samples_text, save_json
 from .state_training import epochs_for, Point, Policy, StateTraining, train_states, Transitions
-from ..baselines.ppo import build_ppo, deterministic, PpoConfig, WorldVecEnv
+from ..baselines.ppo import build_ppo, deterministic, learn, PpoConfig, WorldVecEnv
 from ..models.state_model import StateModel
 from ..rl.agent import DmoSapo, DmoSapoConfig
 from ..world import Context, WorldStep
@@ -137,19 +135,8 @@ def ppo(seed: int, training: StateTraining) -> list[Point]:
     env = WorldVecEnv(Pendulum(PPO.actors), Starts(seed), 1, PPO.episode_length,
                       observe=lambda history: features(history[:, -1]))
     model = build_ppo(env, replace(PPO, seed=seed, samples=training.samples))
-    curve: list[Point] = []
-    begun = time.process_time()
-
-    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
-        samples = local['self'].num_timesteps
-        every = training.evaluate_every
-        if samples // every > (samples - env.num_envs) // every:
-            figures = evaluate(lambda state: deterministic(model, features(state)))
-            curve.append({'samples': samples, 'cpu_s': time.process_time() - begun, **figures})
-        return True
-
-    model.learn(training.samples, callback=watch)
-    return curve
+    return learn(model, training.samples, training.evaluate_every, lambda: evaluate(
+        lambda state: deterministic(model, features(state))))
 
 
 ARMS = {

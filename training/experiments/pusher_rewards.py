@@ -50,15 +50,23 @@ def _fit(net: nn.Module, loss: Callable[[], torch.Tensor], updates: int,
     return net.requires_grad_(False)
 
 
-def anticipated_label(board: Board, play: Play, wanted: tuple[int, ...], g: float = 0.9,
-                      horizon: int = 15, updates: int = 2000, seed: int = 0) -> Reward:
-    """Regress the anticipation of a label on states; the reward lies in [0, 1]."""
+def anticipated_label(board: Board, play: Play, wanted: tuple[int, ...],
+                      terms: tuple[tuple[float, float], ...] = ((1.0, 0.95),), horizon: int = 30,
+                      updates: int = 2000, seed: int = 0) -> Reward:
+    """
+    Regress the anticipation of a label on states, one net for the sum of all ``terms``.
+
+    :param terms: (weight, g) pairs; g near 1 slopes from far, a small g tells the last step from
+        arrival.  The reward lies between 0 and the weights' sum.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = mlp(8, (128, 128), 1)
     states = play.state.flatten(0, 1)
-    target = anticipation(play.label, wanted, g, horizon).flatten()
+    scale = sum(weight for weight, _ in terms)
+    target = torch.stack([weight / scale * anticipation(play.label, wanted, g, horizon)
+                          for weight, g in terms]).sum(dim=0).flatten()
 
     def loss() -> torch.Tensor:
         index = torch.randint(len(states), (512,), generator=generator)
@@ -66,7 +74,7 @@ def anticipated_label(board: Board, play: Play, wanted: tuple[int, ...], g: floa
         return functional.mse_loss(guess, target[index])
 
     _fit(net, loss, updates)
-    return lambda state: torch.sigmoid(net(board.features(state))[:, 0])
+    return lambda state: scale * torch.sigmoid(net(board.features(state))[:, 0])
 
 
 def goal_energy(board: Board, play: Play, updates: int = 4000, goals: int = 16, seed: int = 0,
