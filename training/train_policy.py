@@ -11,7 +11,7 @@ temperature and critics.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ class Training:
         self.contexts = PlayContexts(self.dataset, self.spec.context_length, c.seed + 1)
         self.actors = Actors(self.world, self.local, self.contexts, c.agent.episode_length,
                              self.recorder)
-        self.agent = DmoSapo(self.local.features_width, len(self.spec.driven), c.agent)
+        self.agent = DmoSapo(self.local.features_width, len(self.spec.driven),
+                             replace(c.agent, seed=c.seed))
 
     def epoch(self) -> dict[str, float]:
         """Run one epoch of Algorithm 1 and return its figures."""

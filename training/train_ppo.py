@@ -1,5 +1,5 @@
 """
-Baseline: PPO in the same learned worlds, with the same rewards and starts as DMO (paper section 4).
+Baseline: PPO in the same learned worlds, rewards and starts as DMO's (paper section 4).
 
 It sees stacks of frames through a CNN, as it would on the robot.  The forward model is the only
 model it uses: what it needs in samples is the price of doing without the local one.
