@@ -1,5 +1,7 @@
 """The benchmarks' parts, and the slow gate on the RSSM's gradient."""
 
+import copy
+
 import pytest
 
 pytest.importorskip('stable_baselines3')
@@ -64,6 +66,36 @@ def test_the_pendulum_trains_a_little(own, monkeypatch):
     assert [point['samples'] for point in curve] == [160, 192]
     again = pendulum_biased.dmo(0, tiny, own=own)
     assert [p['return'] for p in curve] == [p['return'] for p in again]
+
+
+def test_resumed_actors_carry_on_in_the_middle_of_their_episodes():
+    def fresh():
+        torch.manual_seed(0)
+        world, starts = pendulum_biased.Pendulum(4), pendulum_biased.Starts(0)
+        model = StateModel(pendulum_biased.features, 2, 1, hidden=(8,))
+        agent = DmoSapo(model.width, 1, DmoSapoConfig(
+            epochs=10, actor_hidden=(8,), critic_hidden=(8,), mini_epochs=1))
+        return agent, Actors(world, model, starts, 6)
+
+    def advance(agent, actors):
+        for _ in range(5):
+            agent.update(actors.rollout(agent.actor, 4, agent.generator))
+
+    whole, actors = fresh()
+    advance(whole, actors)
+    kept = copy.deepcopy((whole.state_dict(), actors.state_dict(), actors.world.state,
+                          actors.contexts.generator.get_state()))
+    advance(whole, actors)
+    resumed, again = fresh()
+    resumed.load_state_dict(kept[0])
+    again.load_state_dict(kept[1])
+    again.world.state = kept[2]
+    again.contexts.generator.set_state(kept[3])
+    advance(resumed, again)
+    for a, b in zip([*whole.actor.parameters(), *whole.critics.parameters()],
+                    [*resumed.actor.parameters(), *resumed.critics.parameters()]):
+        assert torch.equal(a, b)
+    assert torch.equal(actors.latent, again.latent) and torch.equal(actors.elapsed, again.elapsed)
 
 
 def test_the_biased_model_is_biased_by_a_constant():

@@ -100,7 +100,7 @@ def benchmark(board: str, reward: str, seeds: int, samples: int, arms: Sequence[
               out: Path | None) -> Curves:
     """Run the arms, print the table, and write JSON and PNG below ``out``."""
     torch.set_num_threads(1)
-    place, training = BOARDS[board], StateTraining(samples=samples, action_noise=0.3)
+    place, training = BOARDS[board], StateTraining(samples=samples, action_noise=0.15)
     play = record_play(place)
     learned = reward_of(reward, place, play)
     curves = {f'{arm} {reward}': [
