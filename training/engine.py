@@ -18,7 +18,9 @@ import random
 import subprocess
 import time
 from typing import Any
+import zlib
 
+from dmo_ros.core.tasks import first_difference, require_same, TaskSpec
 import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
@@ -79,12 +81,14 @@ def atomic_write(path: Path, data: bytes) -> None:
 def pack(tree: Any, tensors: dict[str, torch.Tensor], path: str = '') -> Any:
     """Replace each tensor of a nested tree by its name in ``tensors``; the rest must be JSON."""
     if isinstance(tree, torch.Tensor):
-        tensors[path] = tree.detach().cpu().contiguous().clone()
-        return {'@tensor': path}
+        return {'@tensor': _keep(tree.detach().cpu().contiguous().clone(), tensors, path)}
     if isinstance(tree, np.ndarray):
-        tensors[path] = torch.from_numpy(np.ascontiguousarray(tree))
-        return {'@array': path}
+        return {'@array': _keep(_from_array(tree, path), tensors, path)}
     if isinstance(tree, Mapping):
+        for key in tree:
+            if not isinstance(key, (bool, int, float, str)):
+                raise CheckpointError(f'{path or "the state"} has the key {key!r}; a checkpoint '
+                                      'holds dicts with strings or numbers as keys')
         return {'@dict': [[key, pack(value, tensors, f'{path}.{key}')]
                           for key, value in tree.items()]}
     if isinstance(tree, (list, tuple)):
@@ -94,6 +98,22 @@ def pack(tree: Any, tensors: dict[str, torch.Tensor], path: str = '') -> Any:
         return tree
     raise CheckpointError(f'{path or "the state"} is a {type(tree).__name__}, which a checkpoint '
                           'does not hold; keep numbers, strings, arrays, tensors, lists and dicts')
+
+
+def _keep(tensor: torch.Tensor, tensors: dict[str, torch.Tensor], name: str) -> str:
+    """Put a tensor under a name of its own: {'a.b': x} and {'a': {'b': x}} spell the same path."""
+    while name in tensors:
+        name += "'"
+    tensors[name] = tensor
+    return name
+
+
+def _from_array(array: np.ndarray, path: str) -> torch.Tensor:
+    try:
+        return torch.from_numpy(np.array(array, order='C'))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'{path} is an array of {array.dtype}, which a checkpoint does not '
+                              'hold; keep numbers in the machine\'s own byte order') from error
 
 
 def unpack(plain: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -107,6 +127,8 @@ def unpack(plain: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         return tensors[value].numpy()
     if kind == '@dict':
         return {key: unpack(item, tensors) for key, item in value}
+    if kind not in ('@list', '@tuple'):
+        raise ValueError(f'{kind!r} is no kind of value')
     items = [unpack(item, tensors) for item in value]
     return tuple(items) if kind == '@tuple' else items
 
@@ -114,9 +136,10 @@ def unpack(plain: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a nested state (see :func:`pack`) to ``path`` atomically."""
     tensors: dict[str, torch.Tensor] = {}
-    tree = pack(state, tensors)
+    text = json.dumps(pack(state, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, to_bytes(tensors, {'dmo_ros': json.dumps(tree)}))
+    header = {'dmo_ros': text, 'crc32': _checksum(text, tensors)}
+    atomic_write(path, to_bytes(tensors, header))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -125,14 +148,67 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f'there is no checkpoint {path}; train that stage first')
     try:
         with safe_open(path, framework='pt') as stream:
-            tree = json.loads((stream.metadata() or {})['dmo_ros'])
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}
-    except KeyError as error:
-        raise CheckpointError(f'{path} is no checkpoint of dmo_ros') from error
+            header = stream.metadata() or {}
+            names = stream.keys()
+            tensors = {name: stream.get_tensor(name) for name in names}
+        if 'dmo_ros' not in header:
+            raise CheckpointError(f'{path} is no checkpoint of dmo_ros; train that stage, or give '
+                                  'the .safetensors file of one of its runs')
+        text = header['dmo_ros']
+        found = _checksum(text, tensors)
+        if header.get('crc32', found) != found:
+            raise ValueError('its checksum does not match what it holds')
+        state: dict[str, Any] = unpack(json.loads(text), tensors)
+        if not isinstance(state, dict):
+            raise ValueError('it holds no state')
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(f'{path} is damaged ({error}); delete it and resume from the one '
                               'before, or train the stage again') from error
-    state: dict[str, Any] = unpack(tree, tensors)
+    return state
+
+
+def _checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Sum up everything that is stored: safetensors itself would not notice a flipped bit."""
+    value = zlib.crc32(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        label = f'{name} {tensor.dtype} {tuple(tensor.shape)}'
+        value = zlib.crc32(label.encode(), value)
+        if tensor.numel():
+            value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f'{value:08x}'
+
+
+def load_stage(path: Path, stage: str, spec: TaskSpec | None = None) -> dict[str, Any]:
+    """
+    Read the checkpoint of a stage.
+
+    :raises CheckpointError: the file is missing, damaged, or of another stage.
+    :raises TaskError: it was made for another task than ``spec``.
+    """
+    state = load_checkpoint(path)
+    if state.get('stage') != stage:
+        raise CheckpointError(f'{path} is a checkpoint of stage {state.get("stage")!r}; give the '
+                              f'{stage}.safetensors of a {stage} run')
+    if spec is not None:
+        require_same(spec, TaskSpec.from_dict(state['task']), f'the checkpoint {path}')
+    return state
+
+
+# What may change between stop and resume: nothing that is learned depends on it.
+FREE = ('out', 'threads', 'log_every', 'save_every')
+
+
+def load_to_resume(path: Path, stage: str, config: Any, spec: TaskSpec) -> dict[str, Any]:
+    """Read a checkpoint to carry on from; one written with another config is refused by field."""
+    state = load_stage(path, stage, spec)
+    here, there = ({name: value for name, value in plain.items() if name not in FREE}
+                   for plain in (plain_config(config), state['config']))
+    difference = first_difference(here, there, '')
+    if difference:
+        raise CheckpointError(f'{path} was written with another configuration ({difference}); '
+                              'resume with that one, or begin anew in another folder')
     return state
 
 
@@ -168,15 +244,26 @@ def git_revision() -> str:
 class RunLog:
     """A run folder: config.json once, metrics.jsonl and TensorBoard events as it goes."""
 
-    def __init__(self, folder: Path, config: Any, resume: bool = False) -> None:
+    def __init__(self, folder: Path, config: Any, resume: bool = False,
+                 start: int | None = None) -> None:
+        """
+        Open a run folder.
+
+        :param start: the last step of the checkpoint a run resumes from; later lines are of steps
+            that will be taken again, and go.
+        """
         from torch.utils.tensorboard import SummaryWriter
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.started = time.monotonic()
         stored = {'config': plain_config(config), 'git': git_revision(), 'torch': torch.__version__}
         atomic_write(folder / 'config.json', json.dumps(stored, indent=2).encode())
-        self._lines = open(folder / 'metrics.jsonl', 'a' if resume else 'w', buffering=1)
-        self._board = SummaryWriter(str(folder / 'tensorboard'))
+        lines, resumed = folder / 'metrics.jsonl', resume and start is not None
+        if resumed and lines.is_file():
+            atomic_write(lines, _lines_until(lines, start or 0))
+        self._lines = open(lines, 'a' if resume else 'w', buffering=1)
+        self._board = SummaryWriter(str(folder / 'tensorboard'),
+                                    purge_step=(start or 0) + 1 if resumed else None)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Log figures of a step; not-finite ones are kept as they are, they are the news."""
@@ -190,6 +277,18 @@ class RunLog:
         """Flush both logs."""
         self._lines.close()
         self._board.close()
+
+
+def _lines_until(path: Path, step: int) -> bytes:
+    """Return the whole lines of a metrics.jsonl up to a step; a killed run may have cut its last."""
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if line.endswith(b'\n') and json.loads(line)['step'] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return b''.join(kept)
 
 
 def progress(total: int, start: int, what: str) -> Iterator[int]:
