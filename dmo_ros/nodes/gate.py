@@ -16,7 +16,6 @@ import time
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import TwistStamped
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
@@ -71,7 +70,7 @@ class GateNode(Node):
             topic = f'cmd_{source}'
             self.create_subscription(
                 TwistStamped, topic, partial(self._on_command, source), qos.COMMAND_IN,
-                event_callbacks=SubscriptionEventCallbacks(
+                event_callbacks=qos.SubscriptionEventCallbacks(
                     liveliness=partial(self._on_liveliness, topic)))
         self.create_subscription(Joy, 'joy', self._on_joy, qos.FEW)
         self.create_service(Trigger, '~/arm', partial(self._serve, self._arm))

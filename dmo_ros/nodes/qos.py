@@ -10,6 +10,13 @@ from __future__ import annotations
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+__all__ = ['COMMAND_IN', 'COMMAND_OUT', 'EVERY', 'FEW', 'LATCHED', 'NEWEST', 'SENSOR', 'STREAM',
+           'SubscriptionEventCallbacks']
 _LEASE = Duration(seconds=1.0)
 
 # Commands: reliable.  The lease tells the gate how many senders are alive; a publisher without one
