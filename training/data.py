@@ -40,18 +40,19 @@ class PlayDataset:
     """
     Episodes of one task, held as memory maps, from which segments are drawn.
 
-    The last ``holdout`` share of the episodes is kept apart for validation: a split inside an
-    episode would leak.
+    The last ``holdout`` share of the episodes, one at least, is kept apart for validation: a split
+    inside an episode would leak.  A single episode has to serve as both.
     """
 
     def __init__(self, episodes: list[Episode], holdout: float = 0.1) -> None:
         if not episodes:
             raise DataError('the dataset holds no episode; record more play, or look at what '
                             '`dmo check` says of the bag')
-        kept = max(1, len(episodes) - round(holdout * len(episodes)))
+        kept = max(1, len(episodes) - max(1, round(holdout * len(episodes))))
         self.train = episodes[:kept]
         self.held_out = episodes[kept:] or episodes[-1:]
         self.rewards: dict[int, np.ndarray] = {}
+        self._cache: dict[tuple[int, bool], np.ndarray] = {}
 
     @classmethod
     def open(cls, folder: Path, spec: TaskSpec, holdout: float = 0.1) -> PlayDataset:
@@ -60,18 +61,26 @@ class PlayDataset:
 
     def frames(self) -> int:
         """Return how many frames there are in all."""
-        return sum(len(episode.action) for episode in (*self.train, *self.held_out))
+        return sum(len(episode.action) for episode in self.episodes())
+
+    def episodes(self) -> list[Episode]:
+        """Return every episode once, those for training first."""
+        return list({id(e): e for e in (*self.train, *self.held_out)}.values())
 
     def label(self, rewards: list[np.ndarray]) -> None:
-        """Attach a global reward per frame, one array per episode in train + held_out order."""
-        episodes = list(dict.fromkeys(map(id, (*self.train, *self.held_out))))
-        self.rewards = dict(zip(episodes, rewards, strict=True))
+        """Attach a global reward per frame, one array for each of :meth:`episodes`."""
+        episodes = self.episodes()
+        lengths = [len(e.action) for e in episodes], [len(reward) for reward in rewards]
+        if lengths[0] != lengths[1]:
+            raise DataError(f'rewards of {lengths[1]} frames for episodes of {lengths[0]}; score '
+                            'every frame of every episode once')
+        self.rewards = {id(e): reward for e, reward in zip(episodes, rewards)}
 
     def sample(self, rng: np.random.Generator, batch: int, length: int,
                held_out: bool = False) -> Segment:
         """Draw ``batch`` valid segments uniformly over their starts."""
         episodes = self.held_out if held_out else self.train
-        starts = self._starts(episodes, length, held_out)
+        starts = self.starts(length, held_out)
         picks = starts[rng.integers(len(starts), size=batch)]
         return self.cut([(episodes[e], int(t)) for e, t in picks], length)
 
@@ -86,20 +95,28 @@ class PlayDataset:
                 self.rewards[id(episode)][t:t + length] for episode, t in places])).float()
         return Segment(gather('frames'), gather('action').float(), gather('intent'), reward)
 
-    def _starts(self, episodes: list[Episode], length: int, held_out: bool) -> np.ndarray:
-        """List every (episode, start) whose ``length`` frames are all valid, once per length."""
-        cache = self.__dict__.setdefault('_cache', {})
-        if (length, held_out) not in cache:
-            found = []
-            for number, episode in enumerate(episodes):
-                valid = np.asarray(episode.valid, dtype=np.int64)
-                if len(valid) >= length:
-                    whole = np.convolve(valid, np.ones(length, dtype=np.int64), 'valid') == length
-                    times = np.flatnonzero(whole)
-                    found.append(np.stack([np.full_like(times, number), times], axis=1))
-            cache[length, held_out] = np.concatenate(found) if found else np.empty((0, 2), int)
-        if len(cache[length, held_out]) == 0:
-            longest = max(len(episode.action) for episode in episodes)
-            raise DataError(f'no stretch of {length} valid frames in {len(episodes)} episodes (the '
-                            f'longest has {longest}); record longer stretches without gaps')
-        return cache[length, held_out]
+    def starts(self, length: int, held_out: bool = False) -> np.ndarray:
+        """
+        List the (episode, start) whose ``length`` frames are all valid, once per length.
+
+        :raises DataError: there is none; ask before a long training rather than after it.
+        """
+        if (length, held_out) not in self._cache:
+            episodes = self.held_out if held_out else self.train
+            runs = [(number, run.start, run.stop) for number, episode in enumerate(episodes)
+                    for run in valid_runs(episode.valid)]
+            found = [np.stack(np.broadcast_arrays(number, np.arange(start, stop - length + 1)), -1)
+                     for number, start, stop in runs if stop - start >= length]
+            if not found:
+                longest = max((stop - start for _, start, stop in runs), default=0)
+                raise DataError(f'no stretch of {length} valid frames in {len(episodes)} episodes '
+                                f'(the longest has {longest}); record longer stretches without '
+                                'gaps')
+            self._cache[length, held_out] = np.concatenate(found)
+        return self._cache[length, held_out]
+
+
+def valid_runs(valid: np.ndarray) -> list[slice]:
+    """Return the stretches of an episode without an invalid frame."""
+    edges = np.flatnonzero(np.diff(np.asarray(valid, dtype=np.int8), prepend=0, append=0))
+    return [slice(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

@@ -16,6 +16,8 @@ import torch
 
 from ..data import Segment
 
+STORED = ('frames', 'action', 'reward', 'first')
+
 
 class Replay:
     """Rings of ``capacity // actors`` slots; ``folder`` keeps them on disk, None in memory."""
@@ -27,6 +29,8 @@ class Replay:
             raise ValueError(f'a replay of {capacity} frames holds less than two for each of the '
                              f'{actors} actors; raise capacity')
         self.actors, self.head, self.filled = actors, 0, 0
+        self.on_disk = folder is not None
+        self.written = self._array('written', (1,), np.int64, folder)
         shape = (actors, self.slots)
         self.frames = self._array('frames', (*shape, frame_size, frame_size, 3), np.uint8, folder)
         self.action = self._array('action', (*shape, actions), np.float32, folder)
@@ -54,6 +58,7 @@ class Replay:
         self.first[:, self.head] = first.cpu().numpy()
         self.head = (self.head + 1) % self.slots
         self.filled = min(self.filled + 1, self.slots)
+        self.written[0] += 1
 
     def __len__(self) -> int:
         """Return the number of stored frames."""
@@ -69,7 +74,7 @@ class Replay:
         if not self.ready(length):
             raise ValueError(f'the replay holds {self.filled} frames per actor, less than a segment '
                              f'of {length}')
-        oldest = self.head if self.filled == self.slots else 0
+        oldest = self.head - self.filled
         actor = rng.integers(self.actors, size=(batch, 1))
         start = rng.integers(self.filled - length + 1, size=(batch, 1))
         slot = (oldest + start + np.arange(length)) % self.slots
@@ -80,13 +85,38 @@ class Replay:
                        torch.from_numpy(self.reward[actor, slot])), first
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything a bit-exact resume needs: the cursors and the filled slots."""
-        return {'head': self.head, 'filled': self.filled,
-                'frames': self.frames[:, :self.filled], 'action': self.action[:, :self.filled],
-                'reward': self.reward[:, :self.filled], 'first': self.first[:, :self.filled]}
+        """
+        Return the cursors, and the filled slots of a replay in memory.
+
+        Those of a replay on disk stay where they are: a million frames do not fit a checkpoint.
+        """
+        cursors = {'head': self.head, 'filled': self.filled, 'written': int(self.written[0])}
+        if self.on_disk:
+            for name in ('written', *STORED):
+                getattr(self, name).flush()
+            return cursors
+        return cursors | {name: getattr(self, name)[:, :self.filled] for name in STORED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` returned."""
+        """
+        Put back what :meth:`state_dict` returned; exact in memory, and on disk until it is full.
+
+        A full replay on disk has lost the oldest slots to what was written after the checkpoint;
+        it goes on without them and without what replaced them.
+        """
         self.head, self.filled = int(state['head']), int(state['filled'])
-        for name in ('frames', 'action', 'reward', 'first'):
-            getattr(self, name)[:, :self.filled] = state[name]
+        if self.on_disk:
+            self.filled = self._left_on_disk(int(state['written']))
+        else:
+            for name in STORED:
+                getattr(self, name)[:, :self.filled] = state[name]
+        self.written[0] = state['written']
+
+    def _left_on_disk(self, written: int) -> int:
+        """Return how many slots of the checkpoint were not written over since."""
+        since = int(self.written[0]) - written
+        if since < 0:
+            raise ValueError('the files of the replay are older than the checkpoint or are gone; '
+                             'begin the run anew, or bring its replay folder back')
+        unused = self.slots - self.filled
+        return max(0, self.filled - max(0, since - unused))
