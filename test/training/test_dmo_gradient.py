@@ -164,7 +164,7 @@ def test_first_order_gradient_varies_far_less_than_the_score_function():
     """tr(Cov)/|g|^2 of both estimators on the same rollouts; the reference measured 33 times."""
     actor = Actor(3, 1, (8,))
     first, score = [], []
-    for trial in range(60):
+    for trial in range(30):
         actors = Actors(World(), Local(), Contexts(trial), 1000)
         window = actors.rollout(actor, HORIZON, torch.Generator().manual_seed(trial))
         first.append(gradient(window, actor))

@@ -15,7 +15,7 @@ import torch
 
 SMALL = DmoSapoConfig(actors=16, horizon=1, episode_length=1, epochs=60, alpha_init=0.01,
                       target_entropy=-1.0, actor_hidden=(16,), critic_hidden=(16,),
-                      mini_epochs=2, mini_batch=8)
+                      mini_epochs=1, mini_batch=8)
 
 
 class Bandit:
