@@ -90,14 +90,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     'demo': {
         # Few denoising steps decide everything at high noise, so training looks mostly there.
         'denoiser': DenoiserConfig(network=_DEMO_NETWORK, noise_mean=1.0, changed_weight=5.0),
-        'updates': 5000,
+        'updates': 4500,
         'learning_rate': 1e-3,
         'warmup': 50,
         'cosine': True,
         'betas': (0.9, 0.99),
         'autoregressive': 0,
-        'context_rollout': 7,
-        'rollout_from': 0.4,
+        'context_rollout': 4,
+        'rollout_from': 0.8,
         'average': 0.99,
         # One step shows the mean of what it is unsure of, a blurred object; a second one at the
         # level of the offset noise decides.  Lower levels change nothing that can be seen.
