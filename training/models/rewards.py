@@ -39,6 +39,11 @@ class RewardConfig:
     energy_bound: float = 3.0
     caution: float = 0.5
 
+    def __post_init__(self) -> None:
+        if not (self.energy_weight or self.intent_weight or self.milestone_weight):
+            raise ValueError('every weight is 0, so there is no reward; set energy_weight, '
+                             'intent_weight or milestone_weight')
+
 
 def encoder(channels_in: int, size: int, channels: int, units: int) -> nn.Sequential:
     """Stride-2 convolutions down to 4x4, then one dense layer; frames in, (B, units) out."""

@@ -101,7 +101,7 @@ class Encoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embed frames."""
-        pixels = frames.permute(0, 3, 1, 2).to(self.layers[0].weight.dtype) / 255.0 - 0.5
+        pixels = frames.permute(0, 3, 1, 2).to(next(self.parameters()).dtype) / 255.0 - 0.5
         return self.layers(pixels).flatten(1)
 
 
@@ -252,7 +252,7 @@ class Rssm(nn.Module):
             h = self.advance(latent, before)
             before = action[:, t]
             posterior = self.posterior(h, embedding[:, t])
-            z = sample(posterior.detach()) + posterior - posterior.detach()
+            z = graft(sample(posterior.detach()), posterior)
             latent = Latent(h, z)
             rows.append((h, z, self.prior(h), posterior))
         h, z, prior, posterior = (torch.stack(column, dim=1) for column in zip(*rows))

@@ -35,7 +35,8 @@ class TwoHot(nn.Module):
     def target(self, value: Tensor) -> Tensor:
         """Return the two-hot distribution (..., bins) whose mean is symlog(value)."""
         low, high = float(self.bins[0]), float(self.bins[-1])
-        place = (symlog(value).clamp(low, high) - low) / (self.bins[1] - self.bins[0])
+        # From the ends: the rounded difference of two bins would be off by the last bin.
+        place = (symlog(value).clamp(low, high) - low) * ((len(self.bins) - 1) / (high - low))
         below = place.floor().long().clamp(max=len(self.bins) - 2)
         share = (place - below).unsqueeze(-1)
         hot = torch.zeros(*value.shape, len(self.bins), dtype=share.dtype, device=value.device)
