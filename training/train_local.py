@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmo_ros.core.tasks import get_task
+from dmo_ros.core.tasks import get_task, TaskError, TaskSpec
 import numpy as np
 import torch
 
@@ -23,6 +23,7 @@ from . import engine
 from .data import PlayDataset, Segment
 from .models.rssm import Latent, mode, Rssm, RssmConfig
 from .train_reward import label_dataset, load_reward
+from .world import Context
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Config:
     threads: int = 0
     log_every: int = 50
     save_every: int = 500
+
+
+CONTEXT, HORIZON = 4, 15  # of the evaluation, in control steps
 
 
 class LocalTrainer:
@@ -73,35 +77,54 @@ class LocalTrainer:
         self.optimiser.load_state_dict(state['optimiser'])
 
 
-def train(config: Config, resume: bool = False) -> Path:
-    """Pretrain the local model; returns its checkpoint."""
+def train(config: Config, resume: bool = False, until: int | None = None) -> Path:
+    """
+    Pretrain the local model; returns its checkpoint.
+
+    :param until: stop after this many updates, without judging (a job with a time limit).
+    """
     rng = engine.seed_everything(config.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
-    dataset = PlayDataset.open(config.data, get_task(config.task))
-    label_dataset(load_reward(config.reward), dataset)
+    dataset = open_dataset(config)
     trainer = LocalTrainer(Rssm(config.model), config.learning_rate, config.grad_clip)
-    log = engine.RunLog(config.out, config, resume)
     path, start = config.out / 'local.safetensors', 0
     if resume and path.is_file():
-        state = engine.load_checkpoint(path)
+        state = engine.load_to_resume(path, 'local', config, get_task(config.task))
         trainer.load_state_dict(state['trainer'])
         engine.restore_rng(rng, state['rng'])
         start = int(state['step'])
-    for step in engine.progress(config.updates, start, 'local'):
+    log = engine.RunLog(config.out, config, resume, start)
+    end = min(config.updates, until or config.updates)
+    for step in engine.progress(end, start, 'local'):
         figures = trainer.update(dataset.sample(rng, config.batch, config.length))
         if (step + 1) % config.log_every == 0:
             log.write(step + 1, figures)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.updates:
+        if (step + 1) % config.save_every == 0 or step + 1 == end:
             _save(path, config, trainer, rng, step + 1)
-    log.write(config.updates, evaluate(trainer.model, dataset, rng))
+    if end == config.updates:
+        log.write(end, evaluate(trainer.model, dataset, np.random.default_rng(config.seed)))
     log.close()
     return path
 
 
+def open_dataset(config: Config) -> PlayDataset:
+    """Open the play and score it; what does not fit the task or is too short is refused now."""
+    spec, model = get_task(config.task), config.model
+    if (model.frame_size, model.actions) != (spec.frame_size, len(spec.actions)):
+        raise TaskError(f'the local model takes frames of {model.frame_size} pixels and '
+                        f'{model.actions} actions, task {spec.name!r} has {spec.frame_size} and '
+                        f'{len(spec.actions)}; set frame_size and actions')
+    dataset = PlayDataset.open(config.data, spec)
+    dataset.starts(config.length)
+    dataset.starts(CONTEXT + HORIZON, held_out=True)
+    label_dataset(load_reward(config.reward, spec), dataset)
+    return dataset
+
+
 @torch.no_grad()
 def evaluate(model: Rssm, dataset: PlayDataset, rng: np.random.Generator,
-             context: int = 4, horizon: int = 15) -> dict[str, float]:
+             context: int = CONTEXT, horizon: int = HORIZON) -> dict[str, float]:
     """
     Compare the prior's frames and rewards with held-out play, 1 and ``horizon`` steps ahead.
 
@@ -109,8 +132,7 @@ def evaluate(model: Rssm, dataset: PlayDataset, rng: np.random.Generator,
     """
     segment = dataset.sample(rng, 64, context + horizon, held_out=True)
     assert segment.reward is not None
-    latent, _, _ = model.observe(segment.frames[:, :context], segment.action[:, :context])
-    state = Latent(latent.h[:, -1], latent.z[:, -1])
+    state = model.begin(Context(segment.frames[:, :context], segment.action[:, :context - 1]))
     figures = {}
     for ahead in range(1, horizon + 1):
         t = context + ahead - 1
@@ -135,9 +157,14 @@ def _save(path: Path, config: Config, trainer: LocalTrainer, rng: np.random.Gene
         'rng': engine.rng_state(rng)})
 
 
-def load_local(path: Path) -> Rssm:
-    """Load a pretrained local model."""
-    state = engine.load_checkpoint(path)
+def load_local(path: Path, spec: TaskSpec | None = None) -> Rssm:
+    """
+    Load a pretrained local model.
+
+    :raises CheckpointError: a file of another stage.
+    :raises TaskError: it was trained for another task than ``spec``.
+    """
+    state = engine.load_stage(path, 'local', spec)
     model = Rssm(RssmConfig(**state['config']['model']))
     model.load_state_dict(state['trainer']['model'])
     return model

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dmo_ros.core.tasks import get_task
+from dmo_ros.core.tasks import get_task, TaskError
 import numpy as np
 import torch
 
@@ -27,7 +27,7 @@ from .rl.replay import Replay
 from .rl.window import Actors, Transition
 from .train_local import load_local, LocalTrainer
 from .train_reward import label_dataset, load_reward
-from .world import Context, GlobalModel
+from .world import Context, ResumableModel
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class Config:
     threads: int = 0
     evaluate_every: int = 0
     save_every: int = 25
+
+
+IN_MEMORY = 200_000  # a larger replay's frames live in the run folder and not in its checkpoints
 
 
 class PlayContexts:
@@ -109,14 +112,14 @@ class Training:
         self.rng = engine.seed_everything(c.seed)
         self.spec = get_task(c.task)
         self.dataset = PlayDataset.open(c.data, self.spec)
-        reward = load_reward(c.reward)
+        reward = load_reward(c.reward, self.spec)
         label_dataset(reward, self.dataset)
-        self.local = load_local(c.local_model)
+        self.local = load_local(c.local_model, self.spec)
         self.trainer = LocalTrainer(self.local, c.model_lr, c.model_grad_clip)
         self.world = make_world(c, reward)
         self.replay = Replay(c.replay, c.agent.actors, self.spec.frame_size,
                              len(self.spec.actions),
-                             c.out / 'replay' if c.replay > 200_000 else None)
+                             c.out / 'replay' if c.replay > IN_MEMORY else None)
         self.recorder = Recorder(self.replay)
         self.contexts = PlayContexts(self.dataset, self.spec.context_length, c.seed + 1)
         self.actors = Actors(self.world, self.local, self.contexts, c.agent.episode_length,
@@ -172,9 +175,12 @@ class Training:
         engine.restore_rng(self.rng, state['rng'])
 
 
-def make_world(config: Config, reward: torch.nn.Module) -> GlobalModel:
+def make_world(config: Config, reward: torch.nn.Module) -> ResumableModel:
     """Build the forward model the run asks for."""
     if config.forward == 'twin':
+        if config.task != 'pusher':
+            raise TaskError(f"forward 'twin' is there for task 'pusher', not for {config.task!r}; "
+                            "use forward 'global'")
         from .twin_world import TwinWorld
         return TwinWorld(config.agent.actors, reward, config.seed)
     if config.forward != 'global':
@@ -184,20 +190,28 @@ def make_world(config: Config, reward: torch.nn.Module) -> GlobalModel:
                       steps=config.denoising_steps, seed=config.seed)
 
 
-def train(config: Config, resume: bool = False) -> Path:
-    """Train the policy; returns its checkpoint."""
+def train(config: Config, resume: bool = False, until: int | None = None) -> Path:
+    """
+    Train the policy; returns its checkpoint.
+
+    :param until: stop after this many epochs (a job with a time limit).
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
-    training = Training(config)
-    log = engine.RunLog(config.out, config, resume)
-    path = config.out / 'policy.safetensors'
+    path, agent = config.out / 'policy.safetensors', config.agent
+    state = None
     if resume and path.is_file():
-        training.load_state_dict(engine.load_checkpoint(path)['training'])
-    agent = config.agent
-    for epoch in engine.progress(agent.epochs, training.agent.epoch, 'policy'):
-        samples = (epoch + 1) * agent.actors * agent.horizon
+        state = engine.load_to_resume(path, 'policy', config, get_task(config.task))
+    training = Training(config)
+    if state is not None:
+        training.load_state_dict(state['training'])
+    per_epoch = agent.actors * agent.horizon
+    log = engine.RunLog(config.out, config, resume, training.agent.epoch * per_epoch)
+    end = min(agent.epochs, until or agent.epochs)
+    for epoch in engine.progress(end, training.agent.epoch, 'policy'):
+        samples = (epoch + 1) * per_epoch
         log.write(samples, training.epoch())
-        if (epoch + 1) % config.save_every == 0 or epoch + 1 == agent.epochs:
+        if (epoch + 1) % config.save_every == 0 or epoch + 1 == end:
             _save(path, training)
         if config.evaluate_every and (epoch + 1) % config.evaluate_every == 0:
             log.write(samples, score(training.local, training.agent, config))

@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dmo_ros.core.episode import Episode
 from dmo_ros.core.intent import INTENT, MILESTONE
-from dmo_ros.core.tasks import get_task
+from dmo_ros.core.tasks import get_task, TaskError, TaskSpec
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from . import engine
-from .data import DataError, PlayDataset
+from .data import DataError, PlayDataset, valid_runs
 from .models.rewards import anticipated, bradley_terry, RewardConfig, RewardModel, to_pixels
 
 
@@ -44,24 +45,29 @@ class Config:
     seed: int = 0
     threads: int = 0
     log_every: int = 50
+    save_every: int = 1000
 
 
-def train(config: Config, resume: bool = False) -> Path:
-    """Train the reward model; returns its checkpoint."""
+def train(config: Config, resume: bool = False, until: int | None = None) -> Path:
+    """
+    Train the reward model; returns its checkpoint.
+
+    :param until: stop after this many updates, before goals are chosen (a job with a time limit).
+    """
     rng = engine.seed_everything(config.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
-    dataset = PlayDataset.open(config.data, get_task(config.task))
-    play = Play(dataset, config)
+    play = Play(open_dataset(config), config)
     model = RewardModel(config.model)
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate,
                                   weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, config.updates)
-    log = engine.RunLog(config.out, config, resume)
     path, start = config.out / 'reward.safetensors', 0
     if resume and path.is_file():
-        start = _restore(path, model, optimiser, schedule, rng)
-    for step in engine.progress(config.updates, start, 'reward'):
+        start = _restore(path, config, model, optimiser, schedule, rng)
+    log = engine.RunLog(config.out, config, resume, start)
+    end = min(config.updates, until or config.updates)
+    for step in engine.progress(end, start, 'reward'):
         losses = _losses(model, play, rng)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -69,13 +75,29 @@ def train(config: Config, resume: bool = False) -> Path:
         schedule.step()
         if (step + 1) % config.log_every == 0:
             log.write(step + 1, {name: float(loss.detach()) for name, loss in losses.items()})
-        if (step + 1) % 1000 == 0:
+        if step + 1 < config.updates and ((step + 1) % config.save_every == 0 or step + 1 == end):
             _save(path, config, model, optimiser, schedule, rng, step + 1)
-    _choose_goals(model, play, rng)
-    log.write(config.updates, evaluate(model, play, rng))
+    if end == config.updates:
+        finish(model, play, np.random.default_rng(config.seed), log)
+        _save(path, config, model, optimiser, schedule, rng, end)
     log.close()
-    _save(path, config, model, optimiser, schedule, rng, config.updates)
     return path
+
+
+def open_dataset(config: Config) -> PlayDataset:
+    """Open the play and refuse a model that does not fit the task."""
+    spec = get_task(config.task)
+    if config.model.frame_size != spec.frame_size:
+        raise TaskError(f'the reward model takes frames of {config.model.frame_size} pixels, task '
+                        f'{spec.name!r} has {spec.frame_size}; set frame_size')
+    return PlayDataset.open(config.data, spec)
+
+
+def finish(model: RewardModel, play: Play, rng: np.random.Generator, log: engine.RunLog) -> None:
+    """Fix goals and judge; the same draws every time, so finishing twice changes nothing."""
+    if model.config.energy_weight:
+        _choose_goals(model, play, rng)
+    log.write(play.config.updates, evaluate(model, play, rng))
 
 
 class Play:
@@ -84,18 +106,30 @@ class Play:
     def __init__(self, dataset: PlayDataset, config: Config) -> None:
         self.config = config
         self.splits = [self._flatten(dataset.train), self._flatten(dataset.held_out)]
-        if not (self.splits[0][1] == MILESTONE).any():
+        c = config.model
+        needed = bool(c.energy_weight or c.milestone_weight)
+        if needed and not (self.splits[0][1] == MILESTONE).any():
             raise DataError('no frame of the play carries the milestone label, so there is no goal '
                             'to rank towards; press the milestone key when the task is done, or '
                             'label the dataset with `dmo relabel`')
 
-    def _flatten(self, episodes: list[Any]) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
-        """Return frames, labels, the targets of the intent head, and frames left in the episode."""
-        frames = torch.from_numpy(np.concatenate([np.asarray(e.frames) for e in episodes]))
-        labels = np.concatenate([np.asarray(e.intent) for e in episodes])
-        targets = np.concatenate([self._targets(np.asarray(e.intent)) for e in episodes])
-        left = np.concatenate([np.arange(len(e.intent))[::-1] for e in episodes])
-        return frames, labels, targets, left
+    def _flatten(self, episodes: list[Episode]
+                 ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Return valid frames, their labels, the targets of the intent head, and the bout's frames left.
+
+        Bouts end where an episode ends and where a frame is not valid.
+        """
+        runs = [(e, run) for e in episodes for run in valid_runs(e.valid)]
+        left = [np.arange(run.stop - run.start)[::-1] for _, run in runs]
+        if max((len(bout) for bout in left), default=0) <= self.config.shortest:
+            raise DataError(f'no stretch of {self.config.shortest + 1} valid frames in '
+                            f'{len(episodes)} episodes; record longer stretches without gaps, or '
+                            'set shortest')
+        frames = torch.from_numpy(np.concatenate([e.frames[run] for e, run in runs]))
+        labels = np.concatenate([e.intent[run] for e, run in runs])
+        targets = np.concatenate([self._targets(np.asarray(e.intent))[run] for e, run in runs])
+        return frames, labels, targets, np.concatenate(left)
 
     def _targets(self, labels: np.ndarray) -> np.ndarray:
         """Return the targets (T, 2) of one episode's labels: anticipated intent and milestone."""
@@ -175,19 +209,22 @@ def _choose_goals(model: RewardModel, play: Play, rng: np.random.Generator) -> N
 @torch.no_grad()
 def evaluate(model: RewardModel, play: Play, rng: np.random.Generator) -> dict[str, float]:
     """Rank accuracy and the label head's AUROC on held-out play, and the spread of the reward."""
-    right, scores, truths = [], [], []
+    c, right, scores, truths = model.config, [], [], []
     for _ in range(8):
-        earlier, later, start, goal = play.triplets(rng, split=1)
-        for energy in model.energies if model.config.energy_weight else ():
-            gain = energy(later, start, goal) - energy(earlier, start, goal)
-            right.append(float((gain > 0).float().mean()))
-        pixels, target = play.labelled(rng, split=1)
-        scores.append(model.intent(pixels)[:, 1])
-        truths.append(target[:, 1] == 1)
+        if c.energy_weight:
+            earlier, later, start, goal = play.triplets(rng, split=1)
+            for energy in model.energies:
+                gain = energy(later, start, goal) - energy(earlier, start, goal)
+                right.append(float((gain > 0).float().mean()))
+        if c.intent_weight or c.milestone_weight:
+            pixels, target = play.labelled(rng, split=1)
+            scores.append(model.intent(pixels)[:, 1])
+            truths.append(target[:, 1] == 1)
     frames = play.splits[1][0]
     reward = model(frames[torch.from_numpy(rng.integers(len(frames), size=512))])
-    figures = {'milestone_auroc': auroc(torch.cat(scores), torch.cat(truths)),
-               'reward_mean': float(reward.mean()), 'reward_std': float(reward.std())}
+    figures = {'reward_mean': float(reward.mean()), 'reward_std': float(reward.std())}
+    if scores:
+        figures['milestone_auroc'] = auroc(torch.cat(scores), torch.cat(truths))
     return figures | ({'rank_accuracy': float(np.mean(right))} if right else {})
 
 
@@ -209,9 +246,9 @@ def _save(path: Path, config: Config, model: RewardModel, optimiser: torch.optim
         'rng': engine.rng_state(rng)})
 
 
-def _restore(path: Path, model: RewardModel, optimiser: torch.optim.Optimizer, schedule: Any,
-             rng: np.random.Generator) -> int:
-    state = engine.load_checkpoint(path)
+def _restore(path: Path, config: Config, model: RewardModel, optimiser: torch.optim.Optimizer,
+             schedule: Any, rng: np.random.Generator) -> int:
+    state = engine.load_to_resume(path, 'reward', config, get_task(config.task))
     model.load_state_dict(state['model'])
     optimiser.load_state_dict(state['optimiser'])
     schedule.load_state_dict(state['schedule'])
@@ -219,9 +256,18 @@ def _restore(path: Path, model: RewardModel, optimiser: torch.optim.Optimizer, s
     return int(state['step'])
 
 
-def load_reward(path: Path) -> RewardModel:
-    """Load a trained reward model, frozen and ready to score."""
-    state = engine.load_checkpoint(path)
+def load_reward(path: Path, spec: TaskSpec | None = None) -> RewardModel:
+    """
+    Load a trained reward model, frozen and ready to score.
+
+    :raises CheckpointError: a file of another stage, or of a run that has not chosen its goals yet.
+    :raises TaskError: it was trained for another task than ``spec``.
+    """
+    state = engine.load_stage(path, 'reward', spec)
+    if state['step'] < state['config']['updates']:
+        raise engine.CheckpointError(
+            f'{path} is unfinished: {state["step"]} of {state["config"]["updates"]} updates and no '
+            'goals yet; carry on with --resume')
     model = RewardModel(RewardConfig(**state['config']['model']))
     model.load_state_dict(state['model'])
     return model.requires_grad_(False).eval()
@@ -230,9 +276,8 @@ def load_reward(path: Path) -> RewardModel:
 @torch.no_grad()
 def label_dataset(model: RewardModel, dataset: PlayDataset, batch: int = 512) -> None:
     """Score every frame of the dataset once, so that the local model can learn the reward."""
-    episodes = list({id(e): e for e in (*dataset.train, *dataset.held_out)}.values())
     rewards = []
-    for episode in episodes:
+    for episode in dataset.episodes():
         frames = torch.from_numpy(np.array(episode.frames))
         rewards.append(torch.cat([model(part) for part in frames.split(batch)]).numpy())
     dataset.label(rewards)

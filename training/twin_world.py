@@ -9,6 +9,8 @@ off the last one.
 from __future__ import annotations
 
 from collections.abc import Callable
+import json
+from typing import Any
 
 from dmo_ros.core.actions import to_si
 from dmo_ros.core.tasks import TASKS
@@ -42,3 +44,13 @@ class TwinWorld:
         self.twin.step(to_si(action.numpy(), self.fields))
         frames = torch.from_numpy(self.twin.render())
         return WorldStep(frames, self.reward(frames), torch.zeros(self.batch, dtype=torch.bool))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where everything stands and the twin's generator."""
+        return {'state': self.twin.state.copy(),
+                'rng': json.dumps(self.twin.rng.bit_generator.state)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put both back."""
+        self.twin.state = np.array(state['state'])
+        self.twin.rng.bit_generator.state = json.loads(state['rng'])

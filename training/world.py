@@ -58,6 +58,16 @@ class GlobalModel(Protocol):
         """Advance every world by one action (B, A) in [-1, 1]."""
 
 
+class ResumableModel(GlobalModel, Protocol):
+    """A global model whose worlds can be saved and carried on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return contexts and generators."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+
+
 class LocalModel(Protocol):
     """The light model whose Jacobian the policy gradient runs through."""
 
