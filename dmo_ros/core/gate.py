@@ -158,8 +158,8 @@ class Gate:
         if stopped is not None:
             return stopped
         lead = self._lead(now)
-        if self.state is State.STOPPING or source not in (lead, self.following):
-            return None
+        if self.state not in (State.ARMED, State.ACTIVE) or source not in (lead, self.following):
+            return None  # a twin in lockstep waits then, instead of running on without its driver
         self._follow(lead)
         return self._forward(now, sender.values, stamp)
 

@@ -28,6 +28,7 @@ from ..core.tasks import get_task, TaskError
 from ..twins.pusher_operator import PusherOperator
 
 WATCH = 'watch'
+DRIVEN = ('ARMED', 'ACTIVE')
 ASK_AGAIN = 2.0  # seconds
 
 
@@ -85,16 +86,19 @@ class OperatorNode(Node):
         if state != self.gate:
             self.asking_since = 0.0
         self.gate = state
+        self._answer(self.seen)
 
     # ------------------------------------------------------------------ what it does
     def _answer(self, stamp: int) -> None:
         """Answer a frame once it is seen and its state is known."""
         if stamp != self.seen or stamp not in self.states or stamp == self.answered:
             return
-        state = self.states[stamp]
-        self.states = {later: s for later, s in self.states.items() if later > stamp}
+        self.states = {later: s for later, s in self.states.items() if later >= stamp}
+        if self.gate not in DRIVEN:  # asks with the stamp of before: the frame waits for an answer
+            self.answered = self.answered or stamp
+            return
         self.answered = stamp
-        self.pad = self._drive(state) if self.gate in ('ARMED', 'ACTIVE') else self._ask_to_arm()
+        self.pad = self._drive(self.states.pop(stamp))
         self._publish()
 
     def _drive(self, state: np.ndarray) -> Joy:
@@ -133,7 +137,7 @@ class OperatorNode(Node):
         early = time.monotonic() - self.pressed_at < 0.9 / self.config.autorepeat_hz
         if early or not self.answered:  # a pad is not touched before there is anything to see
             return
-        if self.gate not in ('ARMED', 'ACTIVE'):
+        if self.gate not in DRIVEN:
             self.pad = self._ask_to_arm()
         self._publish()
 
