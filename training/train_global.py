@@ -256,10 +256,11 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
         torch.set_num_threads(config.threads)
     dataset = open_dataset(config)
     trainer = GlobalTrainer(config, dataset, rng)
-    log = engine.RunLog(config.out, config, resume)
     path = config.out / 'global.safetensors'
     if resume and path.is_file():
-        trainer.load_state_dict(engine.load_checkpoint(path)['trainer'])
+        state = engine.load_to_resume(path, 'global', config, get_task(config.task))
+        trainer.load_state_dict(state['trainer'])
+    log = engine.RunLog(config.out, config, resume, trainer.step)
     end = min(config.updates, until or config.updates)
     for step in engine.progress(end, trainer.step, 'global'):
         figures = trainer.update()

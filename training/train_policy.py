@@ -187,7 +187,7 @@ def make_world(config: Config, reward: torch.nn.Module) -> ResumableModel:
         raise ValueError(f"forward is 'global' or 'twin', not {config.forward!r}")
     from .train_global import load_world
     return load_world(config.global_model, config.agent.actors, reward,
-                      steps=config.denoising_steps, seed=config.seed)
+                      steps=config.denoising_steps, seed=config.seed, spec=get_task(config.task))
 
 
 def train(config: Config, resume: bool = False, until: int | None = None) -> Path:

@@ -56,7 +56,7 @@ def train(config: Config, resume: bool = False) -> Path:
     spec = get_task(config.task)
     dataset = PlayDataset.open(config.data, spec)
     # It reads the fields that both stages' configs have.
-    world = make_world(cast(Any, config), load_reward(config.reward))
+    world = make_world(cast(Any, config), load_reward(config.reward, spec))
     length = max(spec.context_length, spec.frame_stack)
     env = WorldVecEnv(world, PlayContexts(dataset, length, config.seed + 1), len(spec.driven),
                       config.agent.episode_length, spec.frame_stack)

@@ -270,6 +270,14 @@ def test_a_checkpoint_of_another_task_is_refused(stage, field, configs, tmp_path
         STAGES[stage](replace(configs[stage], **{field: path}))
 
 
+def test_a_global_model_of_another_task_is_refused(configs, reward, tmp_path):
+    other = SPEC.to_dict() | {'frame_size': 64}
+    path = relabelled(reward, tmp_path, stage='global', task=other)
+    config = replace(configs['policy'], global_model=path, forward='global')
+    with pytest.raises(TaskError, match=r'other\.safetensors was made for another .*frame_size'):
+        train_policy.train(config)
+
+
 def test_an_unfinished_reward_is_refused(configs):
     """It has no goals yet; the zeros in their place would score without a word."""
     path = train_reward.train(configs['reward'], until=5)

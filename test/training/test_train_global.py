@@ -174,6 +174,12 @@ def test_the_learning_rate_warms_up_and_falls(config):
     assert rate(replace(long, cosine=False), 999) == 1
 
 
+def test_resuming_with_another_configuration_is_refused(config):
+    train(config, until=1)
+    with pytest.raises(CheckpointError, match='another configuration .batch: 4 here, 3 there'):
+        train(replace(config, batch=4), resume=True)
+
+
 @pytest.mark.parametrize('name', PRESETS)
 def test_presets_are_fields_of_the_configuration(name, data, tmp_path):
     config = Config(task='pusher', data=data, out=tmp_path, **PRESETS[name])

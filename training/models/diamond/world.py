@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dmo_ros.core.tasks import TaskSpec
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, DenoiserConfig
 from .sampler import sample, SamplerConfig
 from .unet import NetworkConfig
-from ...engine import CheckpointError, load_checkpoint
+from ...engine import load_stage
 from ...world import Context, WorldStep
 
 Reward = Callable[[Tensor], Tensor]  # uint8 frames (B, H, W, 3) -> (B,)
@@ -134,20 +135,22 @@ def load_world(
     steps: int | None = None,
     seed: int = 0,
     device: torch.device | str = 'cpu',
+    spec: TaskSpec | None = None,
 ) -> DiamondWorld:
-    """Load a trained global model as ``batch`` worlds; ``steps`` overrides its sampler's."""
-    denoiser, sampler = _load(checkpoint, device)
+    """
+    Load a trained global model as ``batch`` worlds; ``steps`` overrides its sampler's.
+
+    :raises TaskError: it was trained for another task than ``spec``.
+    """
+    denoiser, sampler = _load(checkpoint, device, spec)
     sampler = sampler if steps is None else replace(sampler, steps=steps)
     return DiamondWorld(denoiser, batch, reward, sampler, seed)
 
 
-def _load(checkpoint: Path, device: torch.device | str) -> tuple[Denoiser, SamplerConfig]:
-    state = load_checkpoint(checkpoint)
-    if state.get('stage') != 'global':
-        raise CheckpointError(
-            f'{checkpoint} is a checkpoint of stage {state.get("stage")!r}; '
-            'give the global.safetensors of a global run'
-        )
+def _load(
+    checkpoint: Path, device: torch.device | str, spec: TaskSpec | None = None
+) -> tuple[Denoiser, SamplerConfig]:
+    state = load_stage(checkpoint, 'global', spec)
     denoiser = Denoiser(denoiser_config(state['config']['denoiser']))
     denoiser.load_state_dict(state['trainer']['average'])
     return denoiser.to(device), SamplerConfig(**state['config']['sampler'])
