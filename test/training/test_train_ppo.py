@@ -35,7 +35,7 @@ def config(tmp_path, monkeypatch):
     monkeypatch.setattr(train_ppo.PlayDataset, 'open',
                         classmethod(lambda cls, folder, spec: cls([dataset()])))
     monkeypatch.setattr(train_ppo, 'load_reward',
-                        lambda path: lambda frames: frames.float().mean(dim=(1, 2, 3)) / 255)
+                        lambda path, spec: lambda frames: frames.float().mean(dim=(1, 2, 3)) / 255)
     return train_ppo.Config('pusher', tmp_path, tmp_path, tmp_path, tmp_path / 'run',
                             PpoConfig(actors=4, horizon=8, samples=64, mini_batch=16,
                                       mini_epochs=1, episode_length=5, hidden=(8,)),
