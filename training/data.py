@@ -20,9 +20,9 @@ class Segment:
     """
     A batch of equally long pieces of play.
 
-    ``frames`` (B, L, H, W, 3) uint8; ``action`` (B, L, A) float32 in [-1, 1], action[:, t] in force
-    from frame t to frame t + 1; ``intent`` (B, L) uint8; ``reward`` (B, L) float32, the global reward
-    of frame t, when the dataset was labelled with one.
+    ``frames`` (B, L, H, W, 3) uint8; ``action`` (B, L, A) float32 in [-1, 1], action[:, t] in
+    force from frame t to frame t + 1; ``intent`` (B, L) uint8; ``reward`` (B, L) float32, the
+    global reward of frame t, when the dataset was labelled with one.
     """
 
     frames: torch.Tensor

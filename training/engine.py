@@ -1,9 +1,9 @@
 """
 What every stage needs around its loop: device, seeds, checkpoints, log.
 
-A checkpoint is one safetensors file: the tensors of nested ``state_dict`` trees, and everything else as
-JSON in the file's own metadata.  It is written beside its place, flushed to the disk and renamed, so a
-kill at any moment leaves the previous one whole.  Nothing here reads a pickle.
+A checkpoint is one safetensors file: the tensors of nested ``state_dict`` trees, and everything
+else as JSON in the file's own metadata.  It is written beside its place, flushed to the disk and
+renamed, so a kill at any moment leaves the previous one whole.  Nothing here reads a pickle.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _from_array(array: np.ndarray, path: str) -> torch.Tensor:
         return torch.from_numpy(np.array(array, order='C'))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f'{path} is an array of {array.dtype}, which a checkpoint does not '
-                              'hold; keep numbers in the machine\'s own byte order') from error
+                              'hold; keep numbers in the byte order of the machine') from error
 
 
 def unpack(plain: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -256,12 +256,13 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.started = time.monotonic()
-        stored = {'config': plain_config(config), 'git': git_revision(), 'torch': torch.__version__}
+        stored = {'config': plain_config(config), 'git': git_revision(),
+                  'torch': torch.__version__}
         atomic_write(folder / 'config.json', json.dumps(stored, indent=2).encode())
         lines, resumed = folder / 'metrics.jsonl', resume and start is not None
         if resumed and lines.is_file():
             atomic_write(lines, _lines_until(lines, start or 0))
-        self._lines = open(lines, 'a' if resume else 'w', buffering=1)
+        self._lines = open(lines, 'a' if resume else 'w', buffering=1)  # noqa: SIM115
         self._board = SummaryWriter(str(folder / 'tensorboard'),
                                     purge_step=(start or 0) + 1 if resumed else None)
 
@@ -280,7 +281,7 @@ class RunLog:
 
 
 def _lines_until(path: Path, step: int) -> bytes:
-    """Return the whole lines of a metrics.jsonl up to a step; a killed run may have cut its last."""
+    """Return the whole lines of a log up to a step; a killed run may have cut its last."""
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:

@@ -1,7 +1,7 @@
 """
 Stage 3: pretrain the local model on play with the global reward as its reward (paper section 3.4).
 
-    dmo train local --task pusher --preset demo --data DATASET --reward RUN/reward.safetensors --out RUN
+    dmo train local --task pusher --preset demo --data DATASET --reward RUN --out RUN
     (about two minutes on one core)
 
 Every frame of the play is scored once by the global reward model; then the RSSM learns frames and
@@ -128,7 +128,7 @@ def evaluate(model: Rssm, dataset: PlayDataset, rng: np.random.Generator,
     """
     Compare the prior's frames and rewards with held-out play, 1 and ``horizon`` steps ahead.
 
-    Image errors are root-mean-square in 1/255; ``copy`` is what repeating the last frame would give.
+    Image errors are root-mean-square in 1/255; ``copy`` is that of repeating the last frame.
     """
     segment = dataset.sample(rng, 64, context + horizon, held_out=True)
     assert segment.reward is not None

@@ -1,12 +1,13 @@
-"""
+r"""
 Stage 4: the policy, trained from scratch inside the world models by DMO-SAPO (paper, Algorithm 1).
 
-    dmo train policy --task pusher --preset demo --data DATASET --global RUN --reward RUN --local RUN --out RUN
+    dmo train policy --task pusher --preset demo --data DATASET \
+        --global RUN --reward RUN --local RUN --out RUN
     (a few minutes on two cores)
 
-Forward through the global model, gradients through the local one.  Each epoch fits the local model on
-what the global one has generated so far (and on play), unrolls a decoupled window, and updates actor,
-temperature and critics.
+Forward through the global model, gradients through the local one.  Each epoch fits the local model
+on what the global one has generated so far (and on play), unrolls a decoupled window, and updates
+actor, temperature and critics.
 """
 
 from __future__ import annotations

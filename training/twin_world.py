@@ -1,9 +1,9 @@
 """
 The pusher's own simulator behind the global model's seam: the ceiling no learned model can pass.
 
-It answers the first question of every learning run, "does the policy learn when the forward model is
-right?", and is the forward model of ``pusher-contact``.  Contexts hold frames only, so the state is read
-off the last one.
+It answers the first question of every learning run, "does the policy learn when the forward model
+is right?", and is the forward model of ``pusher-contact``.  Contexts hold frames only, so the
+state is read off the last one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """
 The seam between the policy's training and the models it is trained in.
 
-A **global model** is anything with ``reset(context)`` and ``step(action)``: DIAMOND, a DreamerV4-type
-transformer, or a twin's simulator.  A **local model** lends its Jacobian: see :class:`LocalModel`.
+A **global model** is anything with ``reset(context)`` and ``step(action)``: DIAMOND, a
+DreamerV4-type transformer, or a twin's simulator.  A **local model** lends its Jacobian: see
+:class:`LocalModel`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class WorldStep:
     """
     One step of a batch of worlds, without gradient.
 
-    ``observation`` (B, H, W, 3) uint8 frames or (B, N) state vectors; ``reward`` (B,) float32 of the
-    new observation; ``terminated`` (B,) bool.
+    ``observation`` (B, H, W, 3) uint8 frames or (B, N) state vectors; ``reward`` (B,) float32 of
+    the new observation; ``terminated`` (B,) bool.
     """
 
     observation: torch.Tensor

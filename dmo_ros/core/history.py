@@ -2,8 +2,8 @@
 The frame stack a policy or a world model sees.
 
 After a reset the first frame fills every slot: with depth 4 and frames a, b, the stack reads
-``a a a a`` and then ``a a a b``.  Training cuts its stacks the same way at an episode's start, so a
-policy meets nothing new in its first steps on the robot.
+``a a a a`` and then ``a a a b``.  Training cuts its stacks the same way at an episode's start, so
+a policy meets nothing new in its first steps on the robot.
 """
 
 from __future__ import annotations
@@ -33,6 +33,6 @@ class FrameStack:
 
 
 def stack_indices(length: int, depth: int) -> np.ndarray:
-    """Return (length, depth) frame numbers of every stack of an episode, back-filled with frame 0."""
+    """Return (length, depth) frame numbers of an episode's stacks, back-filled with frame 0."""
     offsets = np.arange(1 - depth, 1)
     return np.maximum(np.arange(length)[:, None] + offsets[None], 0)

@@ -46,7 +46,7 @@ def to_observation(frame: np.ndarray, spec: TaskSpec, size: int | None = None) -
     if spec.camera.crop == 'center':
         frame = crop_center(frame)
     elif spec.camera.crop != 'none':
-        raise ImageError(f'unknown crop {spec.camera.crop!r}; the specification allows center, none')
+        raise ImageError(f'unknown crop {spec.camera.crop!r}; a task may say center or none')
     if frame.shape[:2] == (side, side):
         return np.ascontiguousarray(frame)
     return _resize(frame, side)

@@ -10,7 +10,7 @@ from .tasks import SuccessSpec
 
 
 def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Return the Wilson score interval of a success rate (95 % by default); (0, 1) without trials."""
+    """Return the Wilson interval of a success rate (95 % by default); (0, 1) without trials."""
     if not 0 <= successes <= trials:
         raise ValueError(f'{successes} successes of {trials} trials cannot be')
     if trials == 0:
@@ -45,7 +45,7 @@ class SuccessTracker:
 
 
 def straightness(path: np.ndarray) -> float:
-    """Return the net displacement over the path length of positions (T, 2); 1 is a straight line."""
+    """Return net displacement over path length of positions (T, 2); 1 is a straight line."""
     length = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
     return float(np.linalg.norm(path[-1] - path[0])) / length if length > 0 else math.nan
 

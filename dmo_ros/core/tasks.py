@@ -1,9 +1,10 @@
 """
 The one task specification.
 
-Recorder, converter, loaders, models, export, policy node, gate and bridges read a task from here and
-nowhere else.  A specification is stored as plain JSON in every episode, checkpoint and ONNX file; a
-file whose copy differs from the running one is refused with the name of the field that differs.
+Recorder, converter, loaders, models, export, policy node, gate and bridges read a task from here
+and nowhere else.  A specification is stored as plain JSON in every episode, checkpoint and ONNX
+file; a file whose copy differs from the running one is refused with the name of the field that
+differs.
 
 Convention of time, used everywhere: frame t, then action t in force during [t, t + 1/rate), then
 frame t + 1.  Units are SI; frames follow REP-103.
@@ -126,8 +127,8 @@ class TaskSpec:
         known = {field.name for field in fields(cls)}
         for name in sorted(known ^ set(plain)):
             fault = 'misses' if name in known else 'has the unknown'
-            raise TaskError(f'the stored task specification {fault} field {name!r}; it was written '
-                            'by another version: record or export it again')
+            raise TaskError(f'the stored task specification {fault} field {name!r}; it was '
+                            'written by another version: record or export it again')
         try:
             return cls(**{
                 **plain,
@@ -175,8 +176,8 @@ def _velocity(name: str, limit: float, unit: str = 'm/s') -> Field:
     return Field(name, unit, -limit, limit)
 
 
-# The planar pusher: sizes are chosen so that the tool is three pixels wide at 32x32 and moves about
-# half the contact distance in one step (docs/results/pusher_contact.md tells why both matter).
+# The planar pusher: sizes are chosen so that the tool is three pixels wide at 32x32 and moves
+# about half the contact distance in one step (docs/results/pusher_contact.md tells why).
 _PUSHER = TaskSpec(
     name='pusher', robot='pusher', rate_hz=5.0,
     camera=CameraSpec(32, 32, 'rgb8', 'center', 'board_camera_optical_frame'),

@@ -1,9 +1,9 @@
 """
 The planar pusher: a disc tool pushes a disc to a goal on a one-metre board, seen from above.
 
-Quasi-static and batched: contact moves the object out of the tool along the normal, and it stops with
-the tool.  The board frame has x to the right and y up in the picture.  The object is kept one contact
-distance away from where the tool's walls are, so the tool can always get behind it.
+Quasi-static and batched: contact moves the object out of the tool along the normal, and it stops
+with the tool.  The board frame has x to the right and y up in the picture.  The object is kept one
+contact distance away from where the tool's walls are, so the tool can always get behind it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..core.tasks import TASKS
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes in metres.  One step of 0.08 is 0.57 of the contact distance, the tool 3.2 pixels wide."""
+    """Sizes in metres.  A step of 0.08 is 0.57 of the contact distance; the tool has 3.2 pixels."""
 
     tool_radius: float = 0.05
     object_radius: float = 0.09

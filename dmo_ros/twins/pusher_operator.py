@@ -3,16 +3,16 @@ The scripted operator of the pusher: what a person with a pad would record as pl
 
 Bouts alternate.  Half of the time it wanders smoothly; else it takes the object somewhere: to the
 goal, or anywhere, so that the object keeps moving and the play covers the board.  In a bout to the
-goal it holds the intent button once the tool is behind the object and engages it; with the object in
-the goal it presses the milestone key for as long as it stays.
+goal it holds the intent button once the tool is behind the object and engages it; with the object
+in the goal it presses the milestone key for as long as it stays.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..core.intent import INTENT, MILESTONE, PLAY
 from .pusher import Geometry, PusherTwin
+from ..core.intent import INTENT, MILESTONE, PLAY
 
 WANDER, TO_GOAL, ELSEWHERE = 0, 1, 2
 

@@ -3,7 +3,8 @@
 from dmo_ros.core.episode import Episode, EpisodeError, write_meta
 from dmo_ros.core.tasks import get_task, TaskError
 from dmo_training.data import DataError, PlayDataset, valid_runs
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import torch
@@ -20,8 +21,8 @@ def episode(valid, number=0):
     action = np.stack([np.full(length, number / 100), np.arange(length) / 1000], -1)
     return Episode(frames=frames, action=action.astype(np.float32),
                    intent=(np.arange(length) % 3).astype(np.uint8), valid=valid,
-                   stamp=np.arange(length) * SPEC.period, proprio=np.zeros((length, 0), np.float32),
-                   info={'task': SPEC.to_dict()})
+                   stamp=np.arange(length) * SPEC.period,
+                   proprio=np.zeros((length, 0), np.float32), info={'task': SPEC.to_dict()})
 
 
 def starts_seen(segment):

@@ -10,7 +10,8 @@ import sys
 from dmo_ros.core.tasks import get_task, TaskError
 from dmo_training import engine
 from dmo_training.engine import CheckpointError, load_checkpoint, pack, save_checkpoint, unpack
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 import numpy as np
 import pytest
@@ -43,10 +44,10 @@ def array_strategy():
 
 LEAVES = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
           | array_strategy() | array_strategy().map(lambda array: torch.from_numpy(array.copy())))
+KEYS = st.sampled_from(['a', 'b', 'a.b', '0', '', '@tensor']) | st.integers()
 TREES = st.recursive(LEAVES, lambda inner: (
     st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(st.sampled_from(['a', 'b', 'a.b', '0', '', '@tensor']) | st.integers(), inner,
-                      max_size=3)), max_leaves=8)
+    | st.dictionaries(KEYS, inner, max_size=3)), max_leaves=8)
 
 
 @given(TREES)

@@ -1,8 +1,9 @@
-"""The ring against a plain list: what is in it, what is drawn from it, what a resume brings back."""
+"""The ring against a plain list: what is in it, what is drawn, what a resume brings back."""
 
 from dmo_training.engine import load_checkpoint, save_checkpoint
 from dmo_training.rl.replay import Replay
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ class Lists:
         self.slots, self.steps = slots, []
 
     def add(self, number, first):
-        self.steps = (self.steps + [(number, first)])[-self.slots:]
+        self.steps = [*self.steps, (number, first)][-self.slots:]
 
     def segments(self, length):
         return {tuple(self.steps[i:i + length]) for i in range(len(self.steps) - length + 1)}
@@ -53,7 +54,7 @@ def seen(replay, length):
 @given(st.integers(2, 9), st.lists(st.booleans(), max_size=40), st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_the_ring_is_the_tail_of_a_list(slots, firsts, length):
-    """Every drawn segment is a run of consecutive steps still in the list: none crosses the head."""
+    """Every drawn segment is a run of steps still in the list: none crosses the head."""
     replay, lists = Replay(3 * slots + 2, 3, SIZE, ACTIONS), Lists(slots)
     for number, first in enumerate(firsts):
         write(replay, number, first)

@@ -4,9 +4,17 @@ from dataclasses import replace
 import time
 
 from dmo_training.models.rewards import (
-    anticipated, bradley_terry, GoalEnergy, IntentHead, RewardConfig, RewardModel, to_pixels)
+    anticipated,
+    bradley_terry,
+    GoalEnergy,
+    IntentHead,
+    RewardConfig,
+    RewardModel,
+    to_pixels,
+)
 from dmo_training.train_reward import _shift, auroc
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 from scipy import stats

@@ -3,10 +3,20 @@
 from dataclasses import replace
 
 from dmo_training.models import rssm as module
-from dmo_training.models.rssm import divergence, Latent, levels, mode, moving, Rssm, RssmConfig, sample
+from dmo_training.models.rssm import (
+    divergence,
+    Latent,
+    levels,
+    mode,
+    moving,
+    Rssm,
+    RssmConfig,
+    sample,
+)
 from dmo_training.models.two_hot import symexp, symlog, TwoHot
 from dmo_training.world import Context
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 
@@ -84,7 +94,7 @@ def test_every_level_halves_the_frame_down_to_four_pixels(size, count):
 
 @pytest.mark.parametrize('size', [0, 3, 4, 12, 63, 65, 96, 100])
 def test_other_frame_sizes_are_refused(size):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=f'8, 16, 32, 64, 128, ... pixels, not {size}'):
         Rssm(replace(SMALL, frame_size=size))
 
 
@@ -121,7 +131,8 @@ def test_observing_filtering_and_stepping_agree(model, greedy):
         assert torch.equal(begun.h, latent.h[:, t - 1]), t
         assert torch.equal(begun.z, latent.z[:, t - 1]), t
         following = model.correct(model.predict(begun, action[:, t - 1]), frames[:, t])
-        assert torch.equal(following.h, latent.h[:, t]) and torch.equal(following.z, latent.z[:, t])
+        assert torch.equal(following.h, latent.h[:, t])
+        assert torch.equal(following.z, latent.z[:, t])
 
 
 def test_sampled_latents_are_one_hot_exactly(model):
@@ -167,7 +178,8 @@ def test_a_first_frame_at_the_start_changes_nothing(model, greedy):
     frames, action = segment()
     first = torch.zeros(B, T, dtype=torch.bool)
     first[:, 0] = True
-    assert torch.equal(model.observe(frames, action, first)[0].h, model.observe(frames, action)[0].h)
+    marked, plain = model.observe(frames, action, first)[0], model.observe(frames, action)[0]
+    assert torch.equal(marked.h, plain.h)
 
 
 def test_no_gradient_crosses_a_first_frame(model):
@@ -272,7 +284,8 @@ def test_the_loss_is_finite_when_no_frame_is_scored(model):
     total, parts = model.loss(frames, action, torch.full((B, T), torch.nan, dtype=torch.double))
     total.backward()
     assert float(parts['reward']) == 0 and bool(torch.isfinite(total))
-    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+    slopes = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(bool(torch.isfinite(slope).all()) for slope in slopes)
 
 
 def test_divergence_is_zero_at_equality_and_positive_elsewhere():

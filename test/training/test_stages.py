@@ -211,7 +211,8 @@ def test_every_stage_names_its_task_and_its_settings(stage, configs):
     state = load_checkpoint(STAGES[stage](configs[stage], until=1))
     assert state['stage'] == stage and state['task'] == SPEC.to_dict()
     assert state['config']['task'] == 'pusher'
-    assert json.loads((configs[stage].out / 'config.json').read_text())['config'] == state['config']
+    written = json.loads((configs[stage].out / 'config.json').read_text())
+    assert written['config'] == state['config']
 
 
 @pytest.mark.parametrize('stage', STAGES)

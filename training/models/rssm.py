@@ -1,11 +1,11 @@
 """
-The local model: an RSSM in the design of the first DreamerV3 preprint (paper Table 4, section 3.3).
+The local model: an RSSM in the first DreamerV3 preprint's design (paper section 3.3, Table 4).
 
-Symbols, used in every shape comment: B batch, T time, A action, D recurrent state ``h``, S groups of
-K classes for the stochastic state ``z``, E embedding of a frame, F = D + S*K features.
+Symbols, used in every shape comment: B batch, T time, A action, D recurrent state ``h``, S groups
+of K classes for the stochastic state ``z``, E embedding of a frame, F = D + S*K features.
 
-Time: ``action[:, t]`` was in force from frame t to frame t + 1, so the state of frame t + 1 is computed
-from the state of frame t and ``action[:, t]``.  The step of frame 0 starts from zeros.
+Time: ``action[:, t]`` was in force from frame t to frame t + 1, so the state of frame t + 1 is
+computed from the state of frame t and ``action[:, t]``.  The step of frame 0 starts from zeros.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from .two_hot import TwoHot
 from ..rl.dmo import graft
 from ..world import Context
-from .two_hot import TwoHot
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class RssmConfig:
     """
     Sizes and loss scales; the defaults are the paper's Push-T column of Table 4.
 
-    ``motion_weight`` counts a pixel that many times more where the picture changes: a small tool is
-    else left out of the latent for thousands of updates (docs/results/pusher_images.md).
+    ``motion_weight`` counts a pixel that many times more where the picture changes: a small tool
+    is else left out of the latent for thousands of updates (docs/results/pusher_images.md).
     ``action_noise`` smooths the Jacobian by noise on the actions of the training data.
     """
 
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
 
 def levels(size: int) -> int:
     """Return how many halvings lead from ``size`` to 4 pixels; ValueError for other sizes."""
-    count = int(round(math.log2(size / 4)))
+    count = round(math.log2(size / 4)) if size > 0 else 0
     if count < 1 or 4 * 2 ** count != size:
         raise ValueError(f'the RSSM takes frames of 8, 16, 32, 64, 128, ... pixels, not {size}')
     return count
@@ -155,7 +155,7 @@ class Rssm(nn.Module):
         self.reward_net = nn.Sequential(*map(dense, widths, widths[1:]))
         self.reward_head = TwoHot(c.units, c.reward_bins, c.reward_span)
 
-    # One step --------------------------------------------------------------------------------
+    # One step ----------------------------------------------------------------------------------
 
     def initial(self, batch: int) -> Latent:
         """Return the zero state before the first frame."""
@@ -186,7 +186,7 @@ class Rssm(nn.Module):
         """Return the probabilities (B, S, K) of z given h and the frame's embedding (B, E)."""
         return self._probabilities(self.posterior_net(torch.cat([h, embedding], dim=-1)))
 
-    # The local model of the decoupled step (training/world.py) -----------------------------------
+    # The local model of the decoupled step (training/world.py) ---------------------------------
 
     def predict(self, latent: Latent, action: Tensor) -> Prediction:
         """Predict h and the prior of z, differentiable in latent and action."""
@@ -226,7 +226,7 @@ class Rssm(nn.Module):
         """Return the reward (B,) of a latent, differentiable."""
         return self.reward_head(self.reward_net(self.features(latent)))
 
-    # Training -------------------------------------------------------------------------------------
+    # Training ----------------------------------------------------------------------------------
 
     def observe(self, frames: Tensor, action: Tensor,
                 first: Tensor | None = None) -> tuple[Latent, Tensor, Tensor]:
@@ -236,8 +236,8 @@ class Rssm(nn.Module):
         ``first`` (B, T) bool marks frames on which an episode begins: state and action before them
         are forgotten.
 
-        :returns: the latents, each (B, T, ...), with straight-through gradients, and the prior's and
-            the posterior's probabilities (B, T, S, K).
+        :returns: the latents, each (B, T, ...), with straight-through gradients, and the prior's
+            and the posterior's probabilities (B, T, S, K).
         """
         batch, length = frames.shape[:2]
         embedding = self.encoder(frames.flatten(0, 1)).view(batch, length, -1)

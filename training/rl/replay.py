@@ -1,9 +1,9 @@
 """
 The replay buffer of imagined experience: rings of frames on memory maps, one per actor.
 
-Each slot holds a frame, the action that led on from it, its global reward and whether an episode began
-there.  Single frames are stored once; the next frame is the next slot.  A million 64x64 frames are 12 GB,
-which is why they live in a file and not in memory.
+Each slot holds a frame, the action that led on from it, its global reward and whether an episode
+began there.  Single frames are stored once; the next frame is the next slot.  A million 64x64
+frames are 12 GB, which is why they live in a file and not in memory.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Replay:
                length: int) -> tuple[Segment, torch.Tensor]:
         """Draw segments and their episode starts (B, L); none crosses the write head."""
         if not self.ready(length):
-            raise ValueError(f'the replay holds {self.filled} frames per actor, less than a segment '
-                             f'of {length}')
+            raise ValueError(f'the replay holds {self.filled} frames per actor, less than a '
+                             f'segment of {length}')
         oldest = self.head - self.filled
         actor = rng.integers(self.actors, size=(batch, 1))
         start = rng.integers(self.filled - length + 1, size=(batch, 1))
