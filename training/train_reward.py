@@ -4,8 +4,8 @@ Stage 2: the global reward model from play data (paper section 3.3).
     dmo train reward --task pusher --preset demo --data DATASET --out RUN
     (about one minute on one core)
 
-Two losses on the same play: Bradley-Terry on the order of two frames between a start and a goal, and
-the operator's labels.  Milestone frames of the play become the goal set.
+Two losses on the same play: Bradley-Terry on the order of two frames between a start and a goal,
+and the operator's labels.  Milestone frames of the play become the goal set.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class Play:
     def _flatten(self, episodes: list[Episode]
                  ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
         """
-        Return valid frames, their labels, the targets of the intent head, and the bout's frames left.
+        Return valid frames, their labels, the targets of the intent head, and what is left.
+
+        That is the number of frames after each in its bout.
 
         Bouts end where an episode ends and where a frame is not valid.
         """
@@ -134,9 +136,13 @@ class Play:
     def _targets(self, labels: np.ndarray) -> np.ndarray:
         """Return the targets (T, 2) of one episode's labels: anticipated intent and milestone."""
         c = self.config.model
-        return np.stack([
-            anticipated(torch.from_numpy(labels == label), c.anticipation,
-                        c.anticipation_steps).numpy() for label in (INTENT, MILESTONE)], axis=-1)
+        columns = []
+        for label in (INTENT, MILESTONE):
+            pressed = torch.from_numpy(labels == label)
+            ahead = [anticipated(pressed, factor, c.anticipation_steps)
+                     for factor in c.anticipation]
+            columns.append(torch.stack(ahead).mean(dim=0).numpy())
+        return np.stack(columns, axis=-1)
 
     def triplets(self, rng: np.random.Generator, split: int = 0) -> tuple[Tensor, ...]:
         """Draw pixels of (earlier, later, start, goal), each (B, 3, H, W), from one bout each."""
@@ -260,7 +266,7 @@ def load_reward(path: Path, spec: TaskSpec | None = None) -> RewardModel:
     """
     Load a trained reward model, frozen and ready to score.
 
-    :raises CheckpointError: a file of another stage, or of a run that has not chosen its goals yet.
+    :raises CheckpointError: a file of another stage, or of a run without its goals yet.
     :raises TaskError: it was trained for another task than ``spec``.
     """
     state = engine.load_stage(path, 'reward', spec)

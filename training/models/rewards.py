@@ -2,8 +2,8 @@
 Global reward models, learned from play data alone (paper section 3.3).
 
 :class:`GoalEnergy` ranks frames by how close in time they are to a goal (Bradley-Terry);
-:class:`IntentHead` predicts the operator's labels.  :class:`RewardModel` puts them together into the
-one number that global rollouts are scored with and that the local reward head learns.
+:class:`IntentHead` predicts the operator's labels.  :class:`RewardModel` puts them together into
+the one number that global rollouts are scored with and that the local reward head learns.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ class RewardConfig:
     """
     Sizes of the nets and the weights of the reward's terms.
 
-    ``anticipation`` g turns a label's target into g^(steps until the label), 0 beyond
-    ``anticipation_steps``.  With 0 the head learns the plain label; with 0.95 its slope reaches thirty
-    steps ahead, which draws a first-order method into contact and on to the goal, from labels alone
-    (docs/results/pusher_contact.md).  A term of weight 0 is neither trained nor computed.
+    ``anticipation`` turns a label's target into the mean of g^(steps until the label) over its
+    factors g, 0 beyond ``anticipation_steps``.  With (0,) the head learns the plain label.  A
+    factor of 0.95 gives a slope that reaches thirty steps ahead, 0.5 one that is steep near the
+    goal: together they draw a first-order method into contact and hold it at the goal, from labels
+    alone (docs/results/pusher_contact.md).  A term of weight 0 is neither trained nor computed.
     """
 
     frame_size: int = 64
@@ -31,7 +32,7 @@ class RewardConfig:
     units: int = 128
     members: int = 2
     goals: int = 4
-    anticipation: float = 0.95
+    anticipation: tuple[float, ...] = (0.95, 0.5)
     anticipation_steps: int = 30
     energy_weight: float = 1.0
     intent_weight: float = 0.0
