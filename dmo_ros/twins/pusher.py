@@ -17,7 +17,7 @@ from ..core.tasks import TASKS
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes in metres.  A step of 0.08 is 0.57 of the contact distance; the tool has 3.2 pixels."""
+    """Sizes in metres.  A step of 0.08 is 0.57 of the contact distance, the tool 3.2 pixels."""
 
     tool_radius: float = 0.05
     object_radius: float = 0.09

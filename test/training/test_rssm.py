@@ -384,7 +384,7 @@ def test_a_target_is_a_distribution_whose_mean_is_the_value(value):
     assert float(target.sum()) == pytest.approx(1, abs=1e-6)
     assert int((target > 0).sum()) <= 2 and float(target.min()) >= 0
     mean = float((target.double() * torch.linspace(-10, 10, 101, dtype=torch.double)).sum())
-    assert mean == pytest.approx(float(symlog(torch.tensor(value).double())), abs=2e-6)
+    assert mean == pytest.approx(float(symlog(torch.tensor(value).double())), abs=6e-6)  # float32
 
 
 @pytest.mark.parametrize('bins', [2, 11, 101, 255])
