@@ -28,7 +28,7 @@ from .world import Context
 
 @dataclass(frozen=True)
 class Config:
-    """One run of this stage."""
+    """One run of this stage; the learning rate falls linearly to ``final_rate`` of itself."""
 
     task: str
     data: Path
@@ -39,6 +39,7 @@ class Config:
     batch: int = 16
     length: int = 64
     learning_rate: float = 1e-4
+    final_rate: float = 1.0
     grad_clip: float = 1000.0
     seed: int = 0
     threads: int = 0
@@ -55,6 +56,11 @@ class LocalTrainer:
     def __init__(self, model: Rssm, learning_rate: float, grad_clip: float) -> None:
         self.model, self.grad_clip = model, grad_clip
         self.optimiser = torch.optim.Adam(model.parameters(), learning_rate, eps=1e-8)
+
+    def set_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of the next update."""
+        for group in self.optimiser.param_groups:
+            group['lr'] = learning_rate
 
     def update(self, segment: Segment, first: torch.Tensor | None = None) -> dict[str, float]:
         """Take one step on a labelled segment and return the parts of its loss."""
@@ -97,6 +103,8 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
     log = engine.RunLog(config.out, config, resume, start)
     end = min(config.updates, until or config.updates)
     for step in engine.progress(end, start, 'local'):
+        trainer.set_rate(config.learning_rate * (
+            1.0 - (1.0 - config.final_rate) * step / config.updates))
         figures = trainer.update(dataset.sample(rng, config.batch, config.length))
         if (step + 1) % config.log_every == 0:
             log.write(step + 1, figures)
