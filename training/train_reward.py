@@ -109,9 +109,9 @@ class Play:
         c = config.model
         needed = bool(c.energy_weight or c.milestone_weight)
         if needed and not (self.splits[0][1] == MILESTONE).any():
-            raise DataError('no frame of the play carries the milestone label, so there is no goal '
-                            'to rank towards; press the milestone key when the task is done, or '
-                            'label the dataset with `dmo relabel`')
+            raise DataError('no frame of the play carries the milestone label, so there is no '
+                            'goal to rank towards; press the milestone key when the task is '
+                            'done, or label the dataset with `dmo relabel`')
 
     def _flatten(self, episodes: list[Episode]
                  ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
@@ -272,8 +272,8 @@ def load_reward(path: Path, spec: TaskSpec | None = None) -> RewardModel:
     state = engine.load_stage(path, 'reward', spec)
     if state['step'] < state['config']['updates']:
         raise engine.CheckpointError(
-            f'{path} is unfinished: {state["step"]} of {state["config"]["updates"]} updates and no '
-            'goals yet; carry on with --resume')
+            f'{path} is unfinished: {state["step"]} of {state["config"]["updates"]} updates and '
+            'no goals yet; carry on with --resume')
     model = RewardModel(RewardConfig(**state['config']['model']))
     model.load_state_dict(state['model'])
     return model.requires_grad_(False).eval()

@@ -58,6 +58,12 @@ def test_packing_loses_nothing(tree):
     assert same(tree, unpack(plain, tensors))
 
 
+def test_two_places_that_spell_the_same_path_keep_their_tensors():
+    tree, tensors = {'a.b': torch.zeros(1), 'a': {'b': torch.ones(1)}}, {}
+    assert same(tree, unpack(pack(tree, tensors), tensors))
+    assert len(tensors) == 2
+
+
 @given(st.dictionaries(st.text(max_size=3), TREES, max_size=4))
 @settings(max_examples=40, deadline=None)
 def test_a_file_loses_nothing(tmp_path_factory, tree):
