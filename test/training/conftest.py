@@ -1,5 +1,7 @@
-"""Recordings of the twin's physics, written by rosbags' own writer, without any of our nodes."""
+"""The twin's play: as bags by rosbags' own writer, without any of our nodes, and as datasets."""
 
+from dmo_ros.core.episode import Episode, write_meta
+from dmo_ros.core.intent import MILESTONE
 from dmo_ros.core.tasks import TASKS
 from dmo_ros.twins.pusher import PusherTwin
 from dmo_ros.twins.pusher_operator import PusherOperator
@@ -93,3 +95,45 @@ def twin_bag(bag_maker):
             twin.step(action)
         return maker.close(), np.array(states), np.array(actions), np.array(labels)
     return record
+
+
+@pytest.fixture(scope='session')
+def write_play():
+    """Return a function that writes four episodes of the scripted operator as a dataset."""
+    def write(folder, length=60, invalid=(), milestones=True):
+        """``invalid`` names frames of every episode; milestones come every 20 frames, or never."""
+        twin, operator = PusherTwin(4, seed=1), PusherOperator(4, seed=2)
+        frames, actions, labels = [], [], []
+        for step in range(length):
+            action, label = operator.act(twin.state)
+            frames.append(twin.render())
+            actions.append((action / SPEC.actions[0].high).astype(np.float32))
+            labels.append(np.where(step % 20 == 19, MILESTONE, label) * milestones)
+            twin.step(action)
+        valid = ~np.isin(np.arange(length), invalid)
+        for row in range(4):
+            Episode(frames=np.stack(frames)[:, row], action=np.stack(actions)[:, row],
+                    intent=np.stack(labels)[:, row].astype(np.uint8), valid=valid,
+                    stamp=np.arange(length) * SPEC.period,
+                    proprio=np.zeros((length, 0), np.float32),
+                    info={'task': SPEC.to_dict()}).save(folder / 'episodes' / f'{row:06d}')
+        write_meta(folder, SPEC)
+        return folder
+    return write
+
+
+@pytest.fixture(scope='session')
+def differences():
+    """Return a function that names the places where nested checkpoints differ in a single bit."""
+    def places(left, right, path=''):
+        if isinstance(left, dict):
+            missing = [f'{path}.{key}' for key in left.keys() ^ right.keys()]
+            shared = left.keys() & right.keys()
+            return missing + [d for k in shared for d in places(left[k], right[k], f'{path}.{k}')]
+        if isinstance(left, (list, tuple)):
+            pairs = enumerate(zip(left, right, strict=True))
+            return [d for i, (a, b) in pairs for d in places(a, b, f'{path}.{i}')]
+        if hasattr(left, 'numpy') or isinstance(left, np.ndarray):
+            return [] if np.asarray(left).tobytes() == np.asarray(right).tobytes() else [path]
+        return [] if left == right else [path]
+    return places

@@ -3,11 +3,10 @@
 from dataclasses import replace
 import json
 
-from dmo_ros.core.episode import Episode, EpisodeError, write_meta
+from dmo_ros.core.episode import EpisodeError, write_meta
 from dmo_ros.core.intent import MILESTONE
 from dmo_ros.core.tasks import get_task, TaskError
 from dmo_ros.twins.pusher import PusherTwin
-from dmo_ros.twins.pusher_operator import PusherOperator
 from dmo_training import train_local, train_policy, train_reward
 from dmo_training.data import DataError, PlayDataset
 from dmo_training.engine import CheckpointError, load_checkpoint
@@ -28,33 +27,9 @@ AGENT = DmoSapoConfig(actors=4, horizon=3, episode_length=4, epochs=10, mini_epo
                       mini_batch=8, actor_hidden=(8,), critic_hidden=(8,))
 
 
-def write_dataset(folder, length=60, invalid=(), milestones=True):
-    """Four short episodes of the scripted operator, as the converter leaves them."""
-    twin, operator = PusherTwin(4, seed=1), PusherOperator(4, seed=2)
-    frames, actions, labels = [], [], []
-    for step in range(length):
-        action, label = operator.act(twin.state)
-        frames.append(twin.render())
-        actions.append((action / SPEC.actions[0].high).astype(np.float32))
-        labels.append(np.where(step % 20 == 19, MILESTONE, label) if milestones
-                      else np.zeros_like(label))
-        twin.step(action)
-    valid = np.ones(length, bool)
-    valid[list(invalid)] = False
-    (folder / 'episodes').mkdir(parents=True)
-    for row in range(4):
-        Episode(frames=np.stack(frames)[:, row], action=np.stack(actions)[:, row],
-                intent=np.stack(labels)[:, row].astype(np.uint8), valid=valid,
-                stamp=np.arange(length) * SPEC.period,
-                proprio=np.zeros((length, 0), np.float32),
-                info={'task': SPEC.to_dict()}).save(folder / 'episodes' / f'{row:06d}')
-    write_meta(folder, SPEC)
-    return folder
-
-
 @pytest.fixture(name='data', scope='module')
-def fixture_data(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp('play') / 'dataset')
+def fixture_data(tmp_path_factory, write_play):
+    return write_play(tmp_path_factory.mktemp('play') / 'dataset')
 
 
 def reward_config(data, out):
@@ -91,21 +66,6 @@ def fixture_configs(data, reward, local, tmp_path):
 STAGES = {'reward': train_reward.train, 'local': train_local.train, 'policy': train_policy.train}
 
 
-def differences(left, right, path=''):
-    """Name the places where nested checkpoints differ in a single bit."""
-    if isinstance(left, dict):
-        missing = [f'{path}.{key}' for key in left.keys() ^ right.keys()]
-        shared = left.keys() & right.keys()
-        return missing + [d for k in shared for d in differences(left[k], right[k], f'{path}.{k}')]
-    if isinstance(left, (list, tuple)):
-        pairs = enumerate(zip(left, right, strict=True))
-        return [d for i, (a, b) in pairs for d in differences(a, b, f'{path}.{i}')]
-    if isinstance(left, (torch.Tensor, np.ndarray)):
-        left, right = np.asarray(left), np.asarray(right)
-        return [] if left.tobytes() == right.tobytes() else [path]
-    return [] if left == right else [path]
-
-
 def figures(folder):
     """What a run logged, without the wall time."""
     lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
@@ -115,7 +75,7 @@ def figures(folder):
 # Resume -----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('stage', STAGES)
-def test_five_and_five_steps_are_ten(stage, configs, tmp_path):
+def test_five_and_five_steps_are_ten(stage, configs, tmp_path, differences):
     """Bit for bit: weights, optimisers, generators, actors, replay, worlds, and every figure."""
     train, config = STAGES[stage], configs[stage]
     cut = replace(config, out=tmp_path / 'cut')
@@ -131,14 +91,14 @@ def test_five_and_five_steps_are_ten(stage, configs, tmp_path):
 
 
 @pytest.mark.parametrize('stage', STAGES)
-def test_a_finished_run_resumed_stays_as_it_is(stage, configs):
+def test_a_finished_run_resumed_stays_as_it_is(stage, configs, differences):
     train, config = STAGES[stage], configs[stage]
     before = load_checkpoint(train(config))
     assert differences(before, load_checkpoint(train(config, resume=True))) == []
 
 
 @pytest.mark.parametrize('stage', STAGES)
-def test_steps_lost_in_a_kill_are_taken_again(stage, configs, tmp_path):
+def test_steps_lost_in_a_kill_are_taken_again(stage, configs, tmp_path, differences):
     """Killed at step 7 after a checkpoint at 5: the same end, and no figure twice."""
     train, config = STAGES[stage], configs[stage]
     whole = load_checkpoint(train(config))
@@ -151,7 +111,7 @@ def test_steps_lost_in_a_kill_are_taken_again(stage, configs, tmp_path):
     assert len(figures(cut.out)) == len(figures(config.out))
 
 
-def test_a_replay_on_disk_resumes_as_well(configs, tmp_path, monkeypatch):
+def test_a_replay_on_disk_resumes_as_well(configs, tmp_path, monkeypatch, differences):
     """As long as it has not gone round; frames stay out of the checkpoint."""
     monkeypatch.setattr(train_policy, 'IN_MEMORY', 10)
     config = replace(configs['policy'], replay=400)
@@ -163,14 +123,12 @@ def test_a_replay_on_disk_resumes_as_well(configs, tmp_path, monkeypatch):
     assert differences(whole | {'config': 0}, resumed | {'config': 0}) == []
 
 
-def test_seeds_differ(configs, tmp_path):
-    """Another seed is another actor, not only other noise."""
-    actors = []
-    for seed in (0, 1):
-        config = replace(configs['policy'], seed=seed, out=tmp_path / str(seed))
-        state = load_checkpoint(train_policy.train(config, until=1))
-        actors.append(state['training']['agent']['actor'])
-    assert differences(*actors)
+def test_seeds_differ(configs):
+    """Another seed is another actor from the beginning, not only other noise."""
+    actors = [train_policy.Training(replace(configs['policy'], seed=seed)).agent.actor
+              for seed in (0, 1)]
+    first, second = (actor.net[0].weight for actor in actors)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize(('stage', 'change', 'words'), [
@@ -302,27 +260,27 @@ def test_the_twin_is_no_world_of_other_tasks(configs):
         train_policy.make_world(replace(configs['policy'], task='push_t'), torch.nn.Identity())
 
 
-def test_play_without_milestones_has_no_goal(configs, tmp_path):
-    data = write_dataset(tmp_path / 'play', 30, milestones=False)
+def test_play_without_milestones_has_no_goal(configs, tmp_path, write_play):
+    data = write_play(tmp_path / 'play', 30, milestones=False)
     with pytest.raises(DataError, match='no goal to rank towards; press the milestone key'):
         train_reward.train(replace(configs['reward'], data=data))
 
 
-def test_too_short_play_is_refused_before_the_training(configs, tmp_path):
+def test_too_short_play_is_refused_before_the_training(configs, tmp_path, write_play):
     """Also where only the evaluation at the end needs more."""
-    data = write_dataset(tmp_path / 'play', 18)
+    data = write_play(tmp_path / 'play', 18)
     with pytest.raises(DataError, match='no stretch of 19 valid frames'):
         train_local.train(replace(configs['local'], data=data))
-    gaps = write_dataset(tmp_path / 'gaps', 21, invalid=(3, 7, 11, 15, 18))
+    gaps = write_play(tmp_path / 'gaps', 21, invalid=(3, 7, 11, 15, 18))
     with pytest.raises(DataError, match='no stretch of 5 valid frames'):
         train_reward.train(replace(configs['reward'], data=gaps))
 
 
 # What the stages do -----------------------------------------------------------------------------
 
-def test_triplets_keep_their_order_within_one_bout_of_valid_frames(configs, tmp_path):
+def test_triplets_keep_their_order_within_one_bout_of_valid_frames(configs, tmp_path, write_play):
     """earlier < later, both between start and goal, never across an invalid frame."""
-    data = write_dataset(tmp_path / 'play', 40, invalid=(13, 26))
+    data = write_play(tmp_path / 'play', 40, invalid=(13, 26))
     config = replace(configs['reward'], data=data, batch=64, shift=0)
     play = train_reward.Play(PlayDataset.open(data, SPEC), config)
     frames, labels, targets, left = play.splits[0]
@@ -354,9 +312,9 @@ def test_the_reward_chooses_goals_among_milestones(reward, data):
     assert not torch.equal(model.spread, torch.ones_like(model.spread))
 
 
-def test_a_reward_of_labels_alone_needs_no_goal(configs, tmp_path):
+def test_a_reward_of_labels_alone_needs_no_goal(configs, tmp_path, write_play):
     model = replace(REWARD, energy_weight=0.0, milestone_weight=0.0, intent_weight=1.0)
-    data = write_dataset(tmp_path / 'play', 30, milestones=False)
+    data = write_play(tmp_path / 'play', 30, milestones=False)
     path = train_reward.train(replace(configs['reward'], model=model, data=data))
     assert float(train_reward.load_reward(path).goals.abs().max()) == 0
     assert 'rank_accuracy' not in figures(path.parent)[-1]
@@ -377,7 +335,7 @@ def test_the_local_models_figures_compare_with_repeating_the_last_frame(local):
         assert last[name] > 0
 
 
-def test_an_update_that_is_not_finite_is_not_taken():
+def test_an_update_that_is_not_finite_is_not_taken(differences):
     model = train_local.Rssm(LOCAL)
     trainer = train_local.LocalTrainer(model, 1e-3, 1.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -3,10 +3,7 @@
 from dataclasses import replace
 import json
 
-from dmo_ros.core.episode import Episode, write_meta
-from dmo_ros.core.tasks import get_task, TaskError
-from dmo_ros.twins.pusher import PusherTwin
-from dmo_ros.twins.pusher_operator import PusherOperator
+from dmo_ros.core.tasks import TaskError
 from dmo_training.engine import CheckpointError, load_checkpoint, save_checkpoint
 from dmo_training.models.diamond.denoiser import DenoiserConfig
 from dmo_training.models.diamond.sampler import SamplerConfig
@@ -21,7 +18,6 @@ from dmo_training.train_global import (
     train,
 )
 from dmo_training.world import Context
-import numpy as np
 import pytest
 import torch
 
@@ -31,30 +27,9 @@ NETWORK = NetworkConfig(
 
 
 @pytest.fixture(name='data', scope='module')
-def fixture_data(tmp_path_factory):
+def fixture_data(tmp_path_factory, write_play):
     """A dataset of four short episodes of the pusher."""
-    folder, spec = tmp_path_factory.mktemp('play'), get_task('pusher')
-    twin, operator = PusherTwin(4, seed=1), PusherOperator(4, seed=2)
-    frames, actions, labels = [], [], []
-    for _ in range(40):
-        action, label = operator.act(twin.state)
-        frames.append(twin.render())
-        actions.append((action / spec.actions[0].high).astype(np.float32))
-        labels.append(label)
-        twin.step(action)
-    (folder / 'episodes').mkdir()
-    for row in range(4):
-        Episode(
-            frames=np.stack(frames)[:, row],
-            action=np.stack(actions)[:, row],
-            intent=np.stack(labels)[:, row],
-            valid=np.ones(40, bool),
-            stamp=np.arange(40) * spec.period,
-            proprio=np.zeros((40, 0), np.float32),
-            info={'task': spec.to_dict()},
-        ).save(folder / 'episodes' / f'{row:06d}')
-    write_meta(folder, spec)
-    return folder
+    return write_play(tmp_path_factory.mktemp('play') / 'dataset', 40)
 
 
 @pytest.fixture(name='config')
@@ -80,22 +55,8 @@ def fixture_config(data, tmp_path):
     )
 
 
-def differences(left, right, path=''):
-    """Name the places where nested checkpoints differ in a single bit."""
-    if isinstance(left, dict):
-        missing = [f'{path}.{key}' for key in left.keys() ^ right.keys()]
-        shared = left.keys() & right.keys()
-        return missing + [d for k in shared for d in differences(left[k], right[k], f'{path}.{k}')]
-    if isinstance(left, (list, tuple)):
-        pairs = enumerate(zip(left, right, strict=True))
-        return [d for i, (a, b) in pairs for d in differences(a, b, f'{path}.{i}')]
-    if isinstance(left, (torch.Tensor, np.ndarray)):
-        return [] if bool((torch.as_tensor(left) == torch.as_tensor(right)).all()) else [path]
-    return [] if left == right else [path]
-
-
 @pytest.mark.parametrize('stop', [2, 5])
-def test_stopping_and_resuming_equals_not_stopping(config, tmp_path, stop):
+def test_stopping_and_resuming_equals_not_stopping(config, tmp_path, stop, differences):
     """Stopped among one-step examples (2) and in the middle of a pool of own frames (5)."""
     whole = load_checkpoint(train(config))['trainer']
     cut = replace(config, out=tmp_path / 'cut')
@@ -119,14 +80,14 @@ def test_a_run_leaves_figures_pictures_and_a_world(config):
     assert world.step(torch.zeros(2, 2)).observation.shape == (2, 32, 32, 3)
 
 
-def test_the_averaged_weights_are_the_ones_loaded(config):
+def test_the_averaged_weights_are_the_ones_loaded(config, differences):
     path = train(replace(config, average=0.99), until=4)
     state, loaded = load_checkpoint(path)['trainer'], load_denoiser(path).state_dict()
     assert not differences(dict(loaded), state['average'])
     assert differences(dict(loaded), state['denoiser'])
 
 
-def test_without_averaging_the_weights_are_the_last_ones(config):
+def test_without_averaging_the_weights_are_the_last_ones(config, differences):
     state = load_checkpoint(train(replace(config, average=0.0), until=2))['trainer']
     assert not differences(state['average'], state['denoiser'])
 
@@ -150,7 +111,7 @@ def test_the_loss_falls_on_one_batch(config):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_and_counted(config, monkeypatch):
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(config, monkeypatch, differences):
     from dmo_training.engine import seed_everything
     from dmo_training.train_global import open_dataset
 
