@@ -1,5 +1,6 @@
 """
-Sizes of every stage by name: ``demo`` learns on two cores, ``paper`` is Table 4.
+Sizes of every stage by name: ``demo`` learns on two cores, ``paper`` is Table 4, ``smoke`` turns every
+wheel once.
 
 A preset holds the fields of a stage's config that differ from its defaults; task, paths and seed come
 from the command.
@@ -7,13 +8,15 @@ from the command.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from .baselines.ppo import PpoConfig
 from .models.rewards import RewardConfig
 from .models.rssm import RssmConfig
 from .rl.agent import DmoSapoConfig
 
-STAGES = ('global', 'reward', 'local', 'policy')
+STAGES = ('global', 'reward', 'local', 'policy', 'ppo')
 
 # The pusher's reward at demo size is learned from the milestone key alone; the goal energy is the
 # paper's for Push-T and is measured beside it in docs/results/pusher_contact.md.
@@ -33,16 +36,29 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     'reward': {
         'demo': {'model': _DEMO_REWARD, 'updates': 1500},
         'paper': {'model': RewardConfig()},
+        'smoke': {'model': _DEMO_REWARD, 'updates': 20, 'batch': 16},
     },
     'local': {
         'demo': {'model': _DEMO_LOCAL, 'updates': 5000, 'batch': 16, 'length': 8,
                  'learning_rate': 1e-3, 'final_rate': 0.2},
         'paper': {'model': RssmConfig()},
+        'smoke': {'model': _DEMO_LOCAL, 'updates': 10, 'batch': 4, 'length': 8},
     },
     'policy': {
         'demo': {'agent': _DEMO_AGENT, 'denoising_steps': 1, 'model_updates': 2,
-                 'model_batch': 16, 'model_length': 8, 'model_lr': 5e-4, 'replay': 100_000},
+                 'model_batch': 16, 'model_length': 8, 'model_lr': 5e-4, 'replay': 150_000,
+                 'evaluate_every': 24},
         'paper': {'agent': DmoSapoConfig()},
+        'smoke': {'agent': replace(_DEMO_AGENT, actors=4, epochs=2), 'denoising_steps': 1,
+                  'model_updates': 1, 'model_batch': 4, 'model_length': 8, 'replay': 1000,
+                  'evaluate_every': 1},
+    },
+    'ppo': {
+        'demo': {'agent': PpoConfig(actors=64, horizon=16, samples=122_880, gamma=0.8,
+                                    mini_epochs=8, mini_batch=256, entropy_coefficient=0.0,
+                                    log_std_init=-0.5, hidden=(128, 128)),
+                 'denoising_steps': 1},
+        'paper': {'agent': PpoConfig()},
     },
 }
 

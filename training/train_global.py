@@ -103,6 +103,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         # level of the offset noise decides.  Lower levels change nothing that can be seen.
         'sampler': SamplerConfig(steps=2, sigma_min=0.3),
     },
+    'smoke': {
+        'denoiser': DenoiserConfig(network=_DEMO_NETWORK, noise_mean=1.0),
+        'updates': 5,
+        'batch': 8,
+        'autoregressive': 0,
+        'context_rollout': 1,
+        'judge_rows': 8,
+        'judge_horizon': 16,
+        'sampler': SamplerConfig(steps=1),
+    },
     'paper_text': {'denoiser': DenoiserConfig(network=NetworkConfig()), **_PAPER},
     'paper_table': {
         'denoiser': DenoiserConfig(network=NetworkConfig(depths=(4, 4, 4, 4))),

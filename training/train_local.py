@@ -89,6 +89,7 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
 
     :param until: stop after this many updates, without judging (a job with a time limit).
     """
+    engine.keep_memory()
     rng = engine.seed_everything(config.seed)
     if config.threads:
         torch.set_num_threads(config.threads)

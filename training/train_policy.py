@@ -197,6 +197,7 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
 
     :param until: stop after this many epochs (a job with a time limit).
     """
+    engine.keep_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     path, agent = config.out / 'policy.safetensors', config.agent
