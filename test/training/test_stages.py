@@ -38,7 +38,7 @@ def reward_config(data, out):
 
 def local_config(data, reward, out):
     return train_local.Config('pusher', data, reward, out, model=LOCAL, updates=10, batch=2,
-                              length=5, log_every=1)
+                              length=5, final_rate=0.5, log_every=1)
 
 
 @pytest.fixture(name='reward', scope='module')
