@@ -2,7 +2,8 @@
 ``dmo``: every step from play data to a robot that acts, as one command each.
 
 Nothing heavy is imported until a command needs it.  Exit codes: 0 done, 1 done and the news is bad
-(a check that fails), 2 it could not be done (one sentence says why and what to do), 130 interrupted.
+(a check that fails), 2 it could not be done (one sentence says why and what to do), 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _demo(words: Sequence[str]) -> int:
 
 
 def _record(words: Sequence[str]) -> int:
-    parser = _parser('record', 'Run a graph and record play until there is enough; Ctrl-C is fine.')
+    parser = _parser('record', 'Run a graph and record play until there is enough, or Ctrl-C.')
     parser.add_argument('task')
     parser.add_argument('-o', '--out', required=True, help='a new folder for the recording')
     parser.add_argument('--frames', type=int, default=20000, help='0: no limit')
@@ -169,7 +170,7 @@ def _train(words: Sequence[str]) -> int:
     parser.add_argument('--global', dest='global_model', type=Path, help='run of stage global')
     parser.add_argument('--reward', type=Path, help='run of stage reward')
     parser.add_argument('--local', dest='local_model', type=Path, help='run of stage local')
-    parser.add_argument('--forward', choices=('global', 'twin'), help='forward model (policy, ppo)')
+    parser.add_argument('--forward', choices=('global', 'twin'), help='of policy and ppo')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=0, help="torch's; 0: all cores")
     parser.add_argument('--resume', action='store_true')

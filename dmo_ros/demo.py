@@ -1,8 +1,8 @@
 """
 ``dmo demo``: play data to zero-shot policy on a simulated robot, through the real nodes.
 
-Each step is the command a person would type, run as a process of its own; the two that do not need each
-other run side by side.  The folder it leaves holds every product and ``report.json``.
+Each step is the command a person would type, run as a process of its own; the two that do not need
+each other run side by side.  The folder it leaves holds every product and ``report.json``.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Step:
         code = self.process.poll()
         if code:
             tail = self.log.read_text(errors='replace').replace('\r', '\n').splitlines()[-12:]
-            raise DemoError(f'`dmo {" ".join(self.words)}` ended with exit code {code}; the end of '
-                            f'{self.log}:\n' + '\n'.join(tail))
+            raise DemoError(f'`dmo {" ".join(self.words)}` ended with exit code {code}; the end '
+                            f'of {self.log}:\n' + '\n'.join(tail))
         return code == 0
 
 
@@ -110,9 +110,9 @@ def demo(task: str, folder: Path, frames: int, seed: int, preset: str = 'demo',
     stages.run([('convert', ['convert', f'{folder}/bag', '-o', f'{folder}/dataset',
                              '--task', task])])
     stages.run(*_learning(task, folder, seed, preset))
-    stages.run([('policy', _train('policy', task, folder, seed, preset) + [
-        '--global', f'{folder}/global', '--reward', f'{folder}/reward',
-        '--local', f'{folder}/local'])],)
+    stages.run([('policy', [
+        *_train('policy', task, folder, seed, preset), '--global', f'{folder}/global',
+        '--reward', f'{folder}/reward', '--local', f'{folder}/local'])])
     stages.run([('export', ['export', f'{folder}/policy', '-o', f'{folder}/policy.onnx',
                             '--data', f'{folder}/dataset'])])
     results = stages.time('evaluate', lambda: _evaluate(task, folder, episodes, graph_episodes))
@@ -141,7 +141,7 @@ def _learning(task: str, folder: Path, seed: int,
               preset: str) -> list[list[tuple[str, list[str]]]]:
     """Return the chains of the models: the global one beside the reward and the local one."""
     one = ['--threads', '1']
-    local = _train('local', task, folder, seed, preset) + ['--reward', f'{folder}/reward']
+    local = [*_train('local', task, folder, seed, preset), '--reward', f'{folder}/reward']
     return [[('global', _train('global', task, folder, seed, preset) + one)],
             [('reward', _train('reward', task, folder, seed, preset) + one),
              ('local', local + one)]]
@@ -188,7 +188,8 @@ def describe(report: Figures, folder: Path) -> str:
     lines = ['', '| stage | seconds | figures |', '|---|---|---|']
     lines += [f'| {name} | {seconds[name]:.0f} | {text} |' for name, text in said.items()]
     lines += [f'| all | {report["total_seconds"]:.0f} | |', '', table(report['results']), '']
-    return '\n'.join(lines + [
+    return '\n'.join([
+        *lines,
         f'figures          cat {folder}/report.json',
         f'play data        dmo check {folder}/bag --picture {folder}/play.png',
         f'dataset          dmo check {folder}/dataset',

@@ -1,9 +1,8 @@
 """
-Sizes of every stage by name: ``demo`` learns on two cores, ``paper`` is Table 4, ``smoke`` turns every
-wheel once.
+Sizes of every stage: ``demo`` learns on two cores, ``paper`` is Table 4, ``smoke`` is seconds.
 
-A preset holds the fields of a stage's config that differ from its defaults; task, paths and seed come
-from the command.
+A preset holds the fields of a stage's config that differ from its defaults; task, paths and seed
+come from the command.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ _DEMO_REWARD = RewardConfig(frame_size=32, channels=16, units=64, energy_weight=
 _DEMO_LOCAL = RssmConfig(frame_size=32, recurrent=128, groups=16, classes=16, units=128,
                          multiplier=8, mlp_layers=1, image_scale=10.0, reward_scale=10.0,
                          motion_weight=20.0, action_noise=0.15)
-# A light local model's Jacobian loses its direction over many steps, so gamma is short-sighted; the
-# anticipated reward already looks ahead.
+# A light local model's Jacobian loses its direction over many steps, so gamma is short-sighted;
+# the anticipated reward already looks ahead.
 _DEMO_AGENT = DmoSapoConfig(actors=64, horizon=8, episode_length=64, epochs=240, gamma=0.8,
                             alpha_init=0.02, target_entropy=-1.0, actor_hidden=(128, 128),
                             critic_hidden=(128, 128))
@@ -67,7 +66,8 @@ def preset(stage: str, name: str) -> dict[str, Any]:
     """Return the fields a preset sets; ValueError lists the ones there are."""
     known = PRESETS.get(stage)
     if stage == 'global':
-        from .train_global import PRESETS as known
+        from . import train_global
+        known = train_global.PRESETS
     if known is None or name not in known:
         choices = ', '.join(known) if known else ', '.join(STAGES)
         raise ValueError(f'stage {stage!r} has no preset {name!r}; choose one of {choices}')
