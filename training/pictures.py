@@ -25,15 +25,15 @@ def rollout_strip(task: str, dataset: Path, global_run: Path, local_run: Path, o
     """
     Draw held-out play beside what both models make of its first frames and its actions.
 
-    Three rows a sample: real, global (open loop), local (prior alone, open loop), as in the paper's
-    Figure 6.
+    Three rows a sample: real, global (open loop), local (prior alone, open loop), as in Figure 6
+    of the paper.
     """
     spec = get_task(task)
     play = PlayDataset.open(dataset, spec)
     length = spec.context_length
     segment = play.sample(np.random.default_rng(seed), 2, length + SHOWN[-1] + 1, held_out=True)
     context = Context(segment.frames[:, :length], segment.action[:, :length - 1])
-    world = load_world(global_run / 'global.safetensors', 2, lambda _, frame: frame.new_zeros(2))
+    world = load_world(global_run / 'global.safetensors', 2, lambda frame: torch.zeros(len(frame)))
     local = load_local(local_run / 'local.safetensors', spec)
     world.reset(context)
     latent = local.begin(context)
@@ -47,7 +47,8 @@ def rollout_strip(task: str, dataset: Path, global_run: Path, local_run: Path, o
             rows['real'].append(segment.frames[:, length + ahead].numpy())
             rows['global'].append(imagined.numpy())
             rows['local'].append(local.decode(latent).numpy())
-    _draw_strip({name: np.stack(frames, axis=1) for name, frames in rows.items()}, spec.period, out)
+    strips = {name: np.stack(frames, axis=1) for name, frames in rows.items()}
+    _draw_strip(strips, spec.period, out)
 
 
 def _draw_strip(rows: dict[str, np.ndarray], period: float, out: Path) -> None:
