@@ -41,10 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS.get(words[0])
     if command is None:
         import difflib
+
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f'; did you mean {near[0]!r}?' if near else ''
-        print(f'dmo: there is no command {words[0]!r}{hint} (dmo --help lists them)',
-              file=sys.stderr)
+        print(
+            f'dmo: there is no command {words[0]!r}{hint} (dmo --help lists them)', file=sys.stderr
+        )
         return 2
     try:
         return command(words[1:])
@@ -52,8 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'dmo {words[0]}: interrupted', file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        print(f'dmo {words[0]}: {error.name} is not installed here; `dmo doctor` names the extra '
-              'that brings it', file=sys.stderr)
+        print(
+            f'dmo {words[0]}: {error.name} is not installed here; `dmo doctor` names the extra '
+            'that brings it',
+            file=sys.stderr,
+        )
         return 2
     except (ValueError, RuntimeError, OSError) as error:
         print(f'dmo {words[0]}: {error}', file=sys.stderr)
@@ -76,16 +81,19 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
 
 def _doctor(words: Sequence[str]) -> int:
     from . import doctor
+
     return doctor.main(words)
 
 
 def _up(words: Sequence[str]) -> int:
     from . import up
+
     return up.main(words)
 
 
 def _demo(words: Sequence[str]) -> int:
     from . import demo
+
     return demo.main(words)
 
 
@@ -101,8 +109,17 @@ def _record(words: Sequence[str]) -> int:
     parser.add_argument('--json', action='store_true')
     given = parser.parse_args(words)
     from . import record
-    return record.main(given.task, given.out, given.json, frames=given.frames, speed=given.speed,
-                       operator=given.operator, seed=given.seed, seconds=given.seconds)
+
+    return record.main(
+        given.task,
+        given.out,
+        given.json,
+        frames=given.frames,
+        speed=given.speed,
+        operator=given.operator,
+        seed=given.seed,
+        seconds=given.seconds,
+    )
 
 
 def _recover(words: Sequence[str]) -> int:
@@ -111,6 +128,7 @@ def _recover(words: Sequence[str]) -> int:
     parser.add_argument('--json', action='store_true')
     given = parser.parse_args(words)
     from .core.rosbag import recover
+
     _print(recover(given.bag), given.json)
     return 0
 
@@ -123,6 +141,7 @@ def _check(words: Sequence[str]) -> int:
     parser.add_argument('--json', action='store_true')
     given = parser.parse_args(words)
     from dmo_training import check
+
     return check.main(given.path, given.task, given.json, given.picture)
 
 
@@ -135,6 +154,7 @@ def _convert(words: Sequence[str]) -> int:
     parser.add_argument('--json', action='store_true')
     given = parser.parse_args(words)
     from dmo_training.convert import convert
+
     _print(convert(given.bag, given.out, given.task, append=given.append), given.json)
     return 0
 
@@ -150,14 +170,20 @@ def _relabel(words: Sequence[str]) -> int:
     parser.add_argument('--json', action='store_true')
     given = parser.parse_args(words)
     from dmo_training.relabel import relabel, RelabelConfig
+
     config = RelabelConfig(given.shift, given.reach, given.ignore)
     _print(relabel(given.dataset, given.out, config, given.task), given.json)
     return 0
 
 
 STAGES = ('global', 'reward', 'local', 'policy', 'ppo')
-NEEDS = {'global': (), 'reward': (), 'local': ('reward',),
-         'policy': ('global_model', 'reward', 'local_model'), 'ppo': ('global_model', 'reward')}
+NEEDS = {
+    'global': (),
+    'reward': (),
+    'local': ('reward',),
+    'policy': ('global_model', 'reward', 'local_model'),
+    'ppo': ('global_model', 'reward'),
+}
 
 
 def _train(words: Sequence[str]) -> int:
@@ -175,19 +201,38 @@ def _train(words: Sequence[str]) -> int:
     parser.add_argument('--threads', type=int, default=0, help="torch's; 0: all cores")
     parser.add_argument('--resume', action='store_true')
     given = parser.parse_args(words)
-    print(train(given.stage, given.task, given.preset, given.data, given.out,
-                {name: getattr(given, name) for name in NEEDS[given.stage]}, given.resume,
-                seed=given.seed, threads=given.threads,
-                **({'forward': given.forward} if given.forward else {})))
+    print(
+        train(
+            given.stage,
+            given.task,
+            given.preset,
+            given.data,
+            given.out,
+            {name: getattr(given, name) for name in NEEDS[given.stage]},
+            given.resume,
+            seed=given.seed,
+            threads=given.threads,
+            **({'forward': given.forward} if given.forward else {}),
+        )
+    )
     return 0
 
 
-def train(stage: str, task: str, preset: str, data: Path, out: Path,
-          runs: dict[str, Path | None], resume: bool = False, **fields: Any) -> Path:
+def train(
+    stage: str,
+    task: str,
+    preset: str,
+    data: Path,
+    out: Path,
+    runs: dict[str, Path | None],
+    resume: bool = False,
+    **fields: Any,
+) -> Path:
     """Train a stage with a preset; ``runs`` names the folders of the stages it builds on."""
     import importlib
 
     from dmo_training.presets import preset as preset_of
+
     script = importlib.import_module(f'dmo_training.train_{stage}')
     inputs = {name: _checkpoint(name, run, fields) for name, run in runs.items()}
     values = {**preset_of(stage, preset), **inputs, **fields}
@@ -207,6 +252,7 @@ def _checkpoint(name: str, run: Path | None, fields: dict[str, Any]) -> Path:
 
 def _export(words: Sequence[str]) -> int:
     from dmo_training import export
+
     return export.main(words)
 
 
@@ -218,19 +264,31 @@ def _verify(words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     from .core.policy import verify
     from .core.tasks import get_task
+
     _print(verify(given.policy, get_task(given.task) if given.task else None), given.json)
     return 0
 
 
 def _eval(words: Sequence[str]) -> int:
     from dmo_training import evaluate
+
     return evaluate.main(words)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    'doctor': _doctor, 'demo': _demo, 'up': _up, 'record': _record, 'recover': _recover,
-    'check': _check, 'convert': _convert, 'relabel': _relabel, 'train': _train,
-    'export': _export, 'verify': _verify, 'eval': _eval}
+    'doctor': _doctor,
+    'demo': _demo,
+    'up': _up,
+    'record': _record,
+    'recover': _recover,
+    'check': _check,
+    'convert': _convert,
+    'relabel': _relabel,
+    'train': _train,
+    'export': _export,
+    'verify': _verify,
+    'eval': _eval,
+}
 
 
 if __name__ == '__main__':

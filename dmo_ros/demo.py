@@ -32,8 +32,12 @@ class Step:
         self.name, self.words, self.log = name, list(words), log
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, 'wb') as stream:
-            self.process = subprocess.Popen([sys.executable, '-m', 'dmo_ros.cli', *words],
-                                            stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+            self.process = subprocess.Popen(
+                [sys.executable, '-m', 'dmo_ros.cli', *words],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+            )
 
     def last_line(self) -> str:
         """Return where its progress bar stands."""
@@ -46,8 +50,10 @@ class Step:
         code = self.process.poll()
         if code:
             tail = self.log.read_text(errors='replace').replace('\r', '\n').splitlines()[-12:]
-            raise DemoError(f'`dmo {" ".join(self.words)}` ended with exit code {code}; the end '
-                            f'of {self.log}:\n' + '\n'.join(tail))
+            raise DemoError(
+                f'`dmo {" ".join(self.words)}` ended with exit code {code}; the end '
+                f'of {self.log}:\n' + '\n'.join(tail)
+            )
         return code == 0
 
 
@@ -99,66 +105,127 @@ class Stages:
         return shown
 
 
-def demo(task: str, folder: Path, frames: int, seed: int, preset: str = 'demo',
-         episodes: int = 200, graph_episodes: int = 20) -> Figures:
+def demo(
+    task: str,
+    folder: Path,
+    frames: int,
+    seed: int,
+    preset: str = 'demo',
+    episodes: int = 200,
+    graph_episodes: int = 20,
+) -> Figures:
     """Run the loop into ``folder`` and return the figures of report.json."""
     if folder.exists():
         raise DemoError(f'{folder} exists already; name another folder with --out, or delete it')
     folder.mkdir(parents=True)
     stages, begun = Stages(folder), time.monotonic()
     play = stages.time('record', lambda: _record(task, folder, frames, seed))
-    stages.run([('convert', ['convert', f'{folder}/bag', '-o', f'{folder}/dataset',
-                             '--task', task])])
+    stages.run(
+        [('convert', ['convert', f'{folder}/bag', '-o', f'{folder}/dataset', '--task', task])]
+    )
     stages.run(*_learning(task, folder, seed, preset))
-    stages.run([('policy', [
-        *_train('policy', task, folder, seed, preset), '--global', f'{folder}/global',
-        '--reward', f'{folder}/reward', '--local', f'{folder}/local'])])
-    stages.run([('export', ['export', f'{folder}/policy', '-o', f'{folder}/policy.onnx',
-                            '--data', f'{folder}/dataset'])])
+    stages.run(
+        [
+            (
+                'policy',
+                [
+                    *_train('policy', task, folder, seed, preset),
+                    '--global',
+                    f'{folder}/global',
+                    '--reward',
+                    f'{folder}/reward',
+                    '--local',
+                    f'{folder}/local',
+                ],
+            )
+        ]
+    )
+    stages.run(
+        [
+            (
+                'export',
+                [
+                    'export',
+                    f'{folder}/policy',
+                    '-o',
+                    f'{folder}/policy.onnx',
+                    '--data',
+                    f'{folder}/dataset',
+                ],
+            )
+        ]
+    )
     results = stages.time('evaluate', lambda: _evaluate(task, folder, episodes, graph_episodes))
     stages.time('pictures', lambda: _pictures(task, folder))
-    report = {'task': task, 'seed': seed, 'preset': preset, 'play': play,
-              'seconds': stages.seconds, 'total_seconds': round(time.monotonic() - begun, 1),
-              'figures': {name: _last(folder / name) for name in (
-                  'global', 'reward', 'local', 'policy')},
-              'results': results}
+    report = {
+        'task': task,
+        'seed': seed,
+        'preset': preset,
+        'play': play,
+        'seconds': stages.seconds,
+        'total_seconds': round(time.monotonic() - begun, 1),
+        'figures': {
+            name: _last(folder / name) for name in ('global', 'reward', 'local', 'policy')
+        },
+        'results': results,
+    }
     (folder / 'report.json').write_text(json.dumps(report, indent=1))
     return report
 
 
 def _record(task: str, folder: Path, frames: int, seed: int) -> Figures:
     from .record import record
+
     print(f'-> dmo record {task} -o {folder}/bag --frames {frames} --speed 400', flush=True)
     return record(task, folder / 'bag', frames=frames, speed=400.0, seed=seed, show=sys.stdout)
 
 
 def _train(stage: str, task: str, folder: Path, seed: int, preset: str) -> list[str]:
-    return ['train', stage, '--task', task, '--preset', preset, '--seed', str(seed),
-            '--data', f'{folder}/dataset', '--out', f'{folder}/{stage}']
+    return [
+        'train',
+        stage,
+        '--task',
+        task,
+        '--preset',
+        preset,
+        '--seed',
+        str(seed),
+        '--data',
+        f'{folder}/dataset',
+        '--out',
+        f'{folder}/{stage}',
+    ]
 
 
-def _learning(task: str, folder: Path, seed: int,
-              preset: str) -> list[list[tuple[str, list[str]]]]:
+def _learning(
+    task: str, folder: Path, seed: int, preset: str
+) -> list[list[tuple[str, list[str]]]]:
     """Return the chains of the models: the global one beside the reward and the local one."""
     one = ['--threads', '1']
     local = [*_train('local', task, folder, seed, preset), '--reward', f'{folder}/reward']
-    return [[('global', _train('global', task, folder, seed, preset) + one)],
-            [('reward', _train('reward', task, folder, seed, preset) + one),
-             ('local', local + one)]]
+    return [
+        [('global', _train('global', task, folder, seed, preset) + one)],
+        [('reward', _train('reward', task, folder, seed, preset) + one), ('local', local + one)],
+    ]
 
 
 def _evaluate(task: str, folder: Path, episodes: int, graph_episodes: int) -> list[Figures]:
     from dmo_training.evaluate import evaluate_batched, evaluate_graph
+
     policy = folder / 'policy.onnx'
     print(f'-> dmo eval {policy} --graph --episodes {graph_episodes}', flush=True)
-    return [evaluate_graph(policy, task, graph_episodes),
-            *(evaluate_batched(actor, task, episodes) for actor in (policy, 'random', 'expert'))]
+    return [
+        evaluate_graph(policy, task, graph_episodes),
+        *(evaluate_batched(actor, task, episodes) for actor in (policy, 'random', 'expert')),
+    ]
 
 
 def _pictures(task: str, folder: Path) -> None:
     from dmo_training.pictures import learning_curve, rollout_strip
-    rollout_strip(task, folder / 'dataset', folder / 'global', folder / 'local',
-                  folder / 'rollout_strip.png')
+
+    rollout_strip(
+        task, folder / 'dataset', folder / 'global', folder / 'local', folder / 'rollout_strip.png'
+    )
     learning_curve([folder / 'policy'], folder / 'learning_curve.png')
 
 
@@ -174,35 +241,45 @@ def _last(run: Path) -> Figures:
 def describe(report: Figures, folder: Path) -> str:
     """Return the closing table, and the commands that show each product."""
     from dmo_training.evaluate import table
+
     play, seconds, figures = report['play'], report['seconds'], report['figures']
     drops = sum(play['drops'].values())
     said = {
         'record': f'{play["frames"]} frames, {play["labelled_share"]:.0%} labelled, '
-                  f'{drops} dropped',
+        f'{drops} dropped',
         'convert': '',
         'global': _say(figures['global'], ('object_vanished_16', 'action_followed')),
         'reward': _say(figures['reward'], ('milestone_auroc', 'rank_accuracy')),
         'local': _say(figures['local'], ('frame_error_1', 'copy_error_1', 'reward_error_1')),
         'policy': _say(figures['policy'], ('step', 'reward', 'strict')),
-        'export': '', 'evaluate': '', 'pictures': ''}
+        'export': '',
+        'evaluate': '',
+        'pictures': '',
+    }
     lines = ['', '| stage | seconds | figures |', '|---|---|---|']
     lines += [f'| {name} | {seconds[name]:.0f} | {text} |' for name, text in said.items()]
     lines += [f'| all | {report["total_seconds"]:.0f} | |', '', table(report['results']), '']
-    return '\n'.join([
-        *lines,
-        f'figures          cat {folder}/report.json',
-        f'play data        dmo check {folder}/bag --picture {folder}/play.png',
-        f'dataset          dmo check {folder}/dataset',
-        f'models and RL    tensorboard --logdir {folder}',
-        f'pictures         {folder}/rollout_strip.png  {folder}/learning_curve.png',
-        f'policy           dmo verify {folder}/policy.onnx',
-        f'deploy it        dmo up {report["task"]} policy:={folder}/policy.onnx operator:=watch',
-        f'judge it         dmo eval {folder}/policy.onnx --graph'])
+    return '\n'.join(
+        [
+            *lines,
+            f'figures          cat {folder}/report.json',
+            f'play data        dmo check {folder}/bag --picture {folder}/play.png',
+            f'dataset          dmo check {folder}/dataset',
+            f'models and RL    tensorboard --logdir {folder}',
+            f'pictures         {folder}/rollout_strip.png  {folder}/learning_curve.png',
+            f'policy           dmo verify {folder}/policy.onnx',
+            f'deploy it        dmo up {report["task"]} policy:={folder}/policy.onnx operator:=watch',
+            f'judge it         dmo eval {folder}/policy.onnx --graph',
+        ]
+    )
 
 
 def _say(figures: Figures, names: Sequence[str]) -> str:
-    return ', '.join(f'{name} {figures[name]:.4g}' for name in names
-                     if isinstance(figures.get(name), (int, float)))
+    return ', '.join(
+        f'{name} {figures[name]:.4g}'
+        for name in names
+        if isinstance(figures.get(name), (int, float))
+    )
 
 
 def main(words: Sequence[str]) -> int:
@@ -218,10 +295,17 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument('--json', action='store_true', help='print report.json at the end')
     given = parser.parse_args(words)
     folder = given.out or next(
-        path for number in range(1, 10000)
-        if not (path := Path(f'runs/demo-{number}')).exists())
-    report = demo(given.task, folder, given.frames, given.seed, given.preset, given.episodes,
-                  given.graph_episodes)
+        path for number in range(1, 10000) if not (path := Path(f'runs/demo-{number}')).exists()
+    )
+    report = demo(
+        given.task,
+        folder,
+        given.frames,
+        given.seed,
+        given.preset,
+        given.episodes,
+        given.graph_episodes,
+    )
     print(json.dumps(report) if given.json else describe(report, folder))
     _, policy, random, _ = report['results']
     return 0 if policy['strict']['low'] > random['strict']['high'] else 1

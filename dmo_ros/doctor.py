@@ -22,9 +22,9 @@ import sys
 from typing import Any
 
 OK, WARN, MISSING, BROKEN = 'ok', 'warn', 'missing', 'broken'
-LAST_SAFE_DOMAIN = 101   # above it, DDS ports reach into those that Linux hands to clients
-FREE_DISK = 2.0          # GiB; below it the recorder does not start
-SHARED_MEMORY = 64       # MiB in /dev/shm for the segments of a graph
+LAST_SAFE_DOMAIN = 101  # above it, DDS ports reach into those that Linux hands to clients
+FREE_DISK = 2.0  # GiB; below it the recorder does not start
+SHARED_MEMORY = 64  # MiB in /dev/shm for the segments of a graph
 TENSORBOARD_PORT = 6006
 MINIMUM_PYTHON = (3, 10)
 
@@ -67,15 +67,22 @@ def check_torch() -> Finding:
     if torch.cuda.is_available():
         return Finding('torch', OK, f'{found.detail}, trains on {torch.cuda.get_device_name(0)}')
     if Path('/dev/nvidia0').exists():
-        return Finding('torch', WARN, f'{found.detail}, does not use the GPU that is here',
-                       'install a CUDA build of torch that fits the driver')
+        return Finding(
+            'torch',
+            WARN,
+            f'{found.detail}, does not use the GPU that is here',
+            'install a CUDA build of torch that fits the driver',
+        )
     return Finding('torch', OK, f'{found.detail}, trains on the CPU')
 
 
 def check_training() -> Finding:
     """The libraries of the training extra besides torch."""
-    return libraries('training', ('safetensors', 'tensorboard', 'tqdm', 'scipy', 'matplotlib',
-                                  'stable_baselines3'), "pip install 'dmo_ros[train]'")
+    return libraries(
+        'training',
+        ('safetensors', 'tensorboard', 'tqdm', 'scipy', 'matplotlib', 'stable_baselines3'),
+        "pip install 'dmo_ros[train]'",
+    )
 
 
 def check_export() -> Finding:
@@ -87,8 +94,12 @@ def check_onnxruntime() -> Finding:
     """Onnxruntime and its providers; two builds at once hide each other."""
     builds = [name for name in ('onnxruntime', 'onnxruntime-gpu') if version_of(name)]
     if len(builds) > 1:
-        return Finding('onnxruntime', BROKEN, f'{" and ".join(builds)} overwrite each other',
-                       'pip uninstall both, then install one of the extras deploy and gpu')
+        return Finding(
+            'onnxruntime',
+            BROKEN,
+            f'{" and ".join(builds)} overwrite each other',
+            'pip uninstall both, then install one of the extras deploy and gpu',
+        )
     found = library('onnxruntime', 'onnxruntime', "pip install 'dmo_ros[deploy]', or [gpu]")
     if found.state != OK:
         return found
@@ -116,8 +127,12 @@ def check_rclpy() -> Finding:
     except ImportError as error:
         return absent('rclpy', error, fix)
     except Exception as error:
-        return Finding('rclpy', BROKEN, f'does not start: {error}',
-                       'unset RMW_IMPLEMENTATION, or install the middleware that it names')
+        return Finding(
+            'rclpy',
+            BROKEN,
+            f'does not start: {error}',
+            'unset RMW_IMPLEMENTATION, or install the middleware that it names',
+        )
     distro = os.environ.get('ROS_DISTRO') or version_of('ros-jazzy-rclpy') or 'wheels'
     return Finding('rclpy', OK, f'{distro}, {rmw}, {rclpy.__path__[0]}')
 
@@ -127,8 +142,11 @@ def check_messages() -> Finding:
     fix = 'colcon build, or with a ROS in reach: pip install --no-build-isolation --no-deps -e .'
     try:
         messages = importlib.import_module('dmo_ros.msg')
-        names = [name for name in ('BodyCommand', 'IntentLabel', 'PolicyStatus')
-                 if not hasattr(messages, name)]
+        names = [
+            name
+            for name in ('BodyCommand', 'IntentLabel', 'PolicyStatus')
+            if not hasattr(messages, name)
+        ]
         if names:
             return Finding('messages', BROKEN, f'{", ".join(names)} not among them', fix)
         support = importlib.import_module('rclpy.type_support')
@@ -146,16 +164,28 @@ def check_discovery() -> Finding:
     peers = os.environ.get('ROS_STATIC_PEERS', '')
     old = os.environ.get('ROS_LOCALHOST_ONLY', '')
     if old and reach:
-        return Finding('discovery', WARN, f'ROS_LOCALHOST_ONLY={old} overrules '
-                       f'ROS_AUTOMATIC_DISCOVERY_RANGE={reach}', 'unset ROS_LOCALHOST_ONLY')
+        return Finding(
+            'discovery',
+            WARN,
+            f'ROS_LOCALHOST_ONLY={old} overrules ROS_AUTOMATIC_DISCOVERY_RANGE={reach}',
+            'unset ROS_LOCALHOST_ONLY',
+        )
     if reach.upper() == 'OFF':
-        return Finding('discovery', WARN, 'OFF: not even nodes of this machine find each other',
-                       'export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST')
+        return Finding(
+            'discovery',
+            WARN,
+            'OFF: not even nodes of this machine find each other',
+            'export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST',
+        )
     if reach.upper() == 'LOCALHOST' or old == '1':
         return Finding('discovery', OK, f'this machine{" and " + peers if peers else ""}')
-    return Finding('discovery', WARN, f'{reach or "SUBNET (the default)"}: other machines of the '
-                   "network hear and command this shell's nodes",
-                   'export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST  (dmo up does so by itself)')
+    return Finding(
+        'discovery',
+        WARN,
+        f'{reach or "SUBNET (the default)"}: other machines of the '
+        "network hear and command this shell's nodes",
+        'export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST  (dmo up does so by itself)',
+    )
 
 
 def check_domain() -> Finding:
@@ -166,8 +196,13 @@ def check_domain() -> Finding:
         return Finding('domain', BROKEN, f'ROS_DOMAIN_ID={text!r} is no number', fix)
     first = 7400 + 250 * int(text)
     if int(text) > LAST_SAFE_DOMAIN:
-        return Finding('domain', WARN, f'{text}: its UDP ports {first}-{first + 249} are also '
-                       'handed to clients, or do not exist', fix)
+        return Finding(
+            'domain',
+            WARN,
+            f'{text}: its UDP ports {first}-{first + 249} are also '
+            'handed to clients, or do not exist',
+            fix,
+        )
     return Finding('domain', OK, f'{text}, UDP ports {first}-{first + 249}')
 
 
@@ -176,17 +211,26 @@ def check_fastdds() -> Finding:
     for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
         path = os.environ.get(name)
         if path and not Path(path).is_file():
-            return Finding('fastdds', BROKEN, f'{name}={path} is no file',
-                           f'unset {name}, or name config/fastdds.xml')
+            return Finding(
+                'fastdds',
+                BROKEN,
+                f'{name}={path} is no file',
+                f'unset {name}, or name config/fastdds.xml',
+            )
     chosen = os.environ.get('FASTDDS_DEFAULT_PROFILES_FILE') or os.environ.get(
-        'FASTRTPS_DEFAULT_PROFILES_FILE')
+        'FASTRTPS_DEFAULT_PROFILES_FILE'
+    )
     detail = chosen or 'config/fastdds.xml, set by dmo up and the launch files'
     shared = Path('/dev/shm')
     if shared.is_dir():
         free = shutil.disk_usage(shared).free / 2**20
         if free < SHARED_MEMORY:
-            return Finding('fastdds', WARN, f'{free:.0f} MiB free in /dev/shm: images will be '
-                           'lost', 'empty it, or give the container more: --shm-size=512m')
+            return Finding(
+                'fastdds',
+                WARN,
+                f'{free:.0f} MiB free in /dev/shm: images will be lost',
+                'empty it, or give the container more: --shm-size=512m',
+            )
     return Finding('fastdds', OK, detail)
 
 
@@ -194,8 +238,12 @@ def check_disk() -> Finding:
     """Room for recordings in the folder where one stands."""
     free = shutil.disk_usage('.').free / 2**30
     if free < FREE_DISK:
-        return Finding('disk', WARN, f'{free:.1f} GiB free here', f'free {FREE_DISK:g} GiB: the '
-                       'recorder does not start below')
+        return Finding(
+            'disk',
+            WARN,
+            f'{free:.1f} GiB free here',
+            f'free {FREE_DISK:g} GiB: the recorder does not start below',
+        )
     return Finding('disk', OK, f'{free:.1f} GiB free here')
 
 
@@ -206,35 +254,64 @@ def check_ports() -> Finding:
         try:
             probe.bind(('127.0.0.1', TENSORBOARD_PORT))
         except OSError:
-            return Finding('ports', WARN, f'{TENSORBOARD_PORT} is taken',
-                           'tensorboard --port 0 takes a free one')
+            return Finding(
+                'ports',
+                WARN,
+                f'{TENSORBOARD_PORT} is taken',
+                'tensorboard --port 0 takes a free one',
+            )
     return Finding('ports', OK, f'{TENSORBOARD_PORT} (TensorBoard) is free')
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    check_python, check_numpy, check_opencv, check_torch, check_training, check_export,
-    check_onnxruntime, check_bags, check_signatures, check_rclpy, check_messages, check_discovery,
-    check_domain, check_fastdds, check_disk, check_ports)
+    check_python,
+    check_numpy,
+    check_opencv,
+    check_torch,
+    check_training,
+    check_export,
+    check_onnxruntime,
+    check_bags,
+    check_signatures,
+    check_rclpy,
+    check_messages,
+    check_discovery,
+    check_domain,
+    check_fastdds,
+    check_disk,
+    check_ports,
+)
 
 # What one may want to do -> the findings that it stands on.
 ABILITIES = {
-    'run the nodes and twins (dmo up, dmo demo)': ('rclpy', 'messages', 'opencv', 'domain',
-                                                   'fastdds'),
+    'run the nodes and twins (dmo up, dmo demo)': (
+        'rclpy',
+        'messages',
+        'opencv',
+        'domain',
+        'fastdds',
+    ),
     'run a policy': ('onnxruntime', 'opencv'),
     'record and convert play data': ('rclpy', 'messages', 'bags', 'opencv'),
     'train': ('torch', 'training', 'opencv'),
     'export a policy': ('torch', 'export', 'onnxruntime'),
-    'demand signed policies': ('signatures', 'onnxruntime')}
+    'demand signed policies': ('signatures', 'onnxruntime'),
+}
 
 
 def examine() -> dict[str, Any]:
     """Run all checks and conclude what works here; plain JSON."""
     findings = [_careful(check) for check in CHECKS]
     state = {finding.name: finding.state for finding in findings}
-    lacking = {ability: [name for name in needs if state[name] in (MISSING, BROKEN)]
-               for ability, needs in ABILITIES.items()}
-    return {'findings': [asdict(finding) for finding in findings], 'lacking': lacking,
-            'broken': [name for name, value in state.items() if value == BROKEN]}
+    lacking = {
+        ability: [name for name in needs if state[name] in (MISSING, BROKEN)]
+        for ability, needs in ABILITIES.items()
+    }
+    return {
+        'findings': [asdict(finding) for finding in findings],
+        'lacking': lacking,
+        'broken': [name for name, value in state.items() if value == BROKEN],
+    }
 
 
 def _careful(check: Callable[[], Finding]) -> Finding:
@@ -289,14 +366,17 @@ def report(result: dict[str, Any]) -> str:
             lines.append(f'{"":8}{"":13}-> {found["fix"]}')
     lines += ['', 'Here you can:']
     for ability, lacking in result['lacking'].items():
-        lines.append(f'  {"no " if lacking else "yes"}  {ability}'
-                     + (f'  (needs {", ".join(lacking)})' if lacking else ''))
+        lines.append(
+            f'  {"no " if lacking else "yes"}  {ability}'
+            + (f'  (needs {", ".join(lacking)})' if lacking else '')
+        )
     return '\n'.join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; 0 when nothing is broken (what is not installed is no fault), else 1."""
     import argparse
+
     parser = argparse.ArgumentParser(prog='dmo doctor', description=(__doc__ or '').split('\n')[1])
     parser.add_argument('--json', action='store_true', help='the report as JSON')
     given = parser.parse_args(arguments)

@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 SKILLS = ('expert', 'random')
 
 
-def run_episodes(policy: str, task: str, starts: np.ndarray, seed: int = 0,
-                 speed: float = 100.0, patience: float = 30.0, record: str = '',
-                 out: TextIO | None = None) -> np.ndarray:
+def run_episodes(
+    policy: str,
+    task: str,
+    starts: np.ndarray,
+    seed: int = 0,
+    speed: float = 100.0,
+    patience: float = 30.0,
+    record: str = '',
+    out: TextIO | None = None,
+) -> np.ndarray:
     """
     Run one episode from each start and return the states.
 
@@ -34,6 +41,7 @@ def run_episodes(policy: str, task: str, starts: np.ndarray, seed: int = 0,
     :raises UpError: when a node ends, or nothing goes on for ``patience`` seconds.
     """
     import numpy as np
+
     arguments: dict[str, Any] = {'speed': speed, 'seed': seed, 'record': record}
     if policy in SKILLS:
         arguments['operator'] = policy
@@ -43,9 +51,22 @@ def run_episodes(policy: str, task: str, starts: np.ndarray, seed: int = 0,
         graph.wait_ready(60.0)
         result = Path(folder, 'states.npy')
         np.save(Path(folder, 'starts.npy'), starts)
-        watcher = Child(Process('evaluator', '/', (), {
-            'task': task, 'starts': str(Path(folder, 'starts.npy')), 'out': str(result),
-            'patience': patience}, {}, required=False), out)
+        watcher = Child(
+            Process(
+                'evaluator',
+                '/',
+                (),
+                {
+                    'task': task,
+                    'starts': str(Path(folder, 'starts.npy')),
+                    'out': str(result),
+                    'patience': patience,
+                },
+                {},
+                required=False,
+            ),
+            out,
+        )
         try:
             while watcher.code is None:
                 graph.check()

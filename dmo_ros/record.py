@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from .core.rosbag import inspect
 from .core.tasks import get_task, TaskSpec
 
-RESERVE = 2 ** 28
+RESERVE = 2**28
 OVERHEAD = 8000  # bytes a frame costs besides its pixels: commands, labels, joy, state
 STALLED = 30.0
 
@@ -27,10 +27,17 @@ class RecordError(ValueError):
     """A recording that cannot be begun, or that stopped before it had enough."""
 
 
-def record(task: str, out: Path | str, frames: int = 20000, speed: float = 100.0,
-           operator: str = 'play', seed: int = 0, seconds: float = 0.0,
-           arguments: Mapping[str, Any] | None = None, show: TextIO | None = None
-           ) -> dict[str, Any]:
+def record(
+    task: str,
+    out: Path | str,
+    frames: int = 20000,
+    speed: float = 100.0,
+    operator: str = 'play',
+    seed: int = 0,
+    seconds: float = 0.0,
+    arguments: Mapping[str, Any] | None = None,
+    show: TextIO | None = None,
+) -> dict[str, Any]:
     """
     Record play into the folder ``out`` and return what was recorded.
 
@@ -44,12 +51,21 @@ def record(task: str, out: Path | str, frames: int = 20000, speed: float = 100.0
     :raises RecordError: ``out`` exists, too little room, or nothing arrives any more.
     """
     from .up import running, UpError
+
     spec, out = get_task(task), Path(out)
     _check_room(spec, out, frames)
-    given = {'operator': operator, 'speed': speed, 'seed': seed, **(arguments or {}),
-             'record': str(out)}
-    recorder: dict[str, Any] = {'limit': frames, 'limit_seconds': float(seconds),
-                                'use_sim_time': given.get('robot', 'twin') == 'twin'}
+    given = {
+        'operator': operator,
+        'speed': speed,
+        'seed': seed,
+        **(arguments or {}),
+        'record': str(out),
+    }
+    recorder: dict[str, Any] = {
+        'limit': frames,
+        'limit_seconds': float(seconds),
+        'use_sim_time': given.get('robot', 'twin') == 'twin',
+    }
     begun, interrupted = time.monotonic(), False
     try:
         with running(task, given, {'recorder': recorder}) as graph:
@@ -71,11 +87,15 @@ def summary(bag: Path | str) -> dict[str, Any]:
     tally = json.loads(found['custom'].get('recorder', '{}'))
     counts = tally.get('topics', {})
     frames, seconds = tally.get('frames', 0), tally.get('seconds', 0.0)
-    return {'path': str(bag), 'frames': frames,
-            'labelled_share': tally.get('labelled', 0) / max(frames, 1),
-            'drops': {name: row['dropped'] for name, row in counts.items() if row['dropped']},
-            'messages': found['topics'], 'bytes': found['bytes'],
-            'frames_per_second': frames / max(seconds, 1e-9)}
+    return {
+        'path': str(bag),
+        'frames': frames,
+        'labelled_share': tally.get('labelled', 0) / max(frames, 1),
+        'drops': {name: row['dropped'] for name, row in counts.items() if row['dropped']},
+        'messages': found['topics'],
+        'bytes': found['bytes'],
+        'frames_per_second': frames / max(seconds, 1e-9),
+    }
 
 
 def _watch(graph: Any, show: TextIO | None) -> None:
@@ -88,11 +108,17 @@ def _watch(graph: Any, show: TextIO | None) -> None:
         if count != last:
             last, moved = count, time.monotonic()
             if show:
-                print(f'\r\033[K{line}' if show.isatty() else line,
-                      end='' if show.isatty() else '\n', file=show, flush=True)
+                print(
+                    f'\r\033[K{line}' if show.isatty() else line,
+                    end='' if show.isatty() else '\n',
+                    file=show,
+                    flush=True,
+                )
         if time.monotonic() - moved > STALLED:
-            raise RecordError(f'no frame came for {STALLED:.0f} s ({line}); is the camera '
-                              'running, and is the gate armed?')
+            raise RecordError(
+                f'no frame came for {STALLED:.0f} s ({line}); is the camera '
+                'running, and is the gate armed?'
+            )
         time.sleep(0.2)
     if child.code:
         raise RecordError(child.story())
@@ -108,15 +134,18 @@ def _kept(out: Path) -> str:
 
 def _check_room(spec: TaskSpec, out: Path, frames: int) -> None:
     if out.exists():
-        raise RecordError(f'{out} exists already and a recording is never overwritten; choose '
-                          'another name')
+        raise RecordError(
+            f'{out} exists already and a recording is never overwritten; choose another name'
+        )
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     needed = RESERVE + frames * (spec.camera.width * spec.camera.height * 3 + OVERHEAD)
     free = shutil.disk_usage(parent).free
     if free < needed:
-        raise RecordError(f'{frames} frames of task {spec.name!r} need about '
-                          f'{needed / 2**30:.1f} GiB, {parent} has {free / 2**30:.1f} GiB left; '
-                          'make room or record fewer')
+        raise RecordError(
+            f'{frames} frames of task {spec.name!r} need about '
+            f'{needed / 2**30:.1f} GiB, {parent} has {free / 2**30:.1f} GiB left; '
+            'make room or record fewer'
+        )
 
 
 def main(task: str, out: str, as_json: bool = False, **options: Any) -> int:
@@ -130,7 +159,9 @@ def main(task: str, out: str, as_json: bool = False, **options: Any) -> int:
         print(json.dumps(facts, indent=1))
     else:
         drops = ', '.join(f'{topic} {n}' for topic, n in facts['drops'].items()) or 'none'
-        print(f'{facts["path"]}: {facts["frames"]} frames in {facts["seconds"]:.0f} s, '
-              f'{facts["labelled_share"]:.0%} labelled, dropped {drops}, '
-              f'{facts["bytes"] / 2**20:.0f} MiB')
+        print(
+            f'{facts["path"]}: {facts["frames"]} frames in {facts["seconds"]:.0f} s, '
+            f'{facts["labelled_share"]:.0%} labelled, dropped {drops}, '
+            f'{facts["bytes"] / 2**20:.0f} MiB'
+        )
     return 0

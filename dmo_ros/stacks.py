@@ -38,8 +38,9 @@ class Argument:
         try:
             parsed = type(self.default)(value)
         except ValueError as error:
-            raise StackError(f'{self.name}:={value} is not a {type(self.default).__name__}; '
-                             f'{self.description}') from error
+            raise StackError(
+                f'{self.name}:={value} is not a {type(self.default).__name__}; {self.description}'
+            ) from error
         if self.choices and parsed not in self.choices:
             raise StackError(f'{self.name}:={value} is not one of {", ".join(self.choices)}')
         return parsed
@@ -92,34 +93,47 @@ class Stack:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f'did you mean {near[0]}?' if near else f'it takes {", ".join(known)}'
                 raise StackError(f'{self.task} has no argument {name!r}; {hint}')
-        values = {name: argument.parse(given.get(name, argument.default))
-                  for name, argument in known.items()}
+        values = {
+            name: argument.parse(given.get(name, argument.default))
+            for name, argument in known.items()
+        }
         _check_together(self, values)
         return values
 
-    def resolve(self, given: Mapping[str, Any],
-                parameters: Mapping[str, Mapping[str, Any]] | None = None) -> list[Process]:
+    def resolve(
+        self, given: Mapping[str, Any], parameters: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> list[Process]:
         """Return the processes for these arguments; ``parameters`` adds values per node name."""
         values = self.parse(given)
         extra = dict(parameters or {})
-        processes = [self._process(node, values, extra.pop(node.name, {})) for node in self.nodes
-                     if not node.when or values[node.when] not in ('', 'none')]
+        processes = [
+            self._process(node, values, extra.pop(node.name, {}))
+            for node in self.nodes
+            if not node.when or values[node.when] not in ('', 'none')
+        ]
         if extra:
-            raise StackError(f'this graph has no node {", ".join(extra)}; it has '
-                             f'{", ".join(process.name for process in processes)}')
+            raise StackError(
+                f'this graph has no node {", ".join(extra)}; it has '
+                f'{", ".join(process.name for process in processes)}'
+            )
         return processes
 
-    def _process(self, node: NodeSpec, values: Mapping[str, Any],
-                 extra: Mapping[str, Any]) -> Process:
+    def _process(
+        self, node: NodeSpec, values: Mapping[str, Any], extra: Mapping[str, Any]
+    ) -> Process:
         filled = {name: _fill(value, values) for name, value in node.parameters.items()}
         files = [share('config', self.config)]
         if values.get('pad'):
             files.append(share('config', f'joy_{values["pad"]}.yaml'))
         namespace = values.get('namespace', '').strip('/')
         return Process(
-            name=node.name, namespace=f'/{namespace}', config=tuple(files),
+            name=node.name,
+            namespace=f'/{namespace}',
+            config=tuple(files),
             parameters={'task': self.task, **filled, **extra},
-            remaps={'/clock': 'clock'} if namespace else {}, required=node.required)
+            remaps={'/clock': 'clock'} if namespace else {},
+            required=node.required,
+        )
 
 
 def _fill(value: Any, values: Mapping[str, Any]) -> Any:
@@ -148,13 +162,17 @@ def share(folder: str, name: str) -> Path:
     package = Path(__file__).resolve().parent
     prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
     installed = [*package.parents, *(Path(prefix) for prefix in prefixes if prefix)]
-    places = [package.parent / folder / name,
-              *(prefix / 'share' / 'dmo_ros' / folder / name for prefix in installed)]
+    places = [
+        package.parent / folder / name,
+        *(prefix / 'share' / 'dmo_ros' / folder / name for prefix in installed),
+    ]
     for place in places:
         if place.is_file():
             return place
-    raise StackError(f'{folder}/{name} was found neither beside {package} nor in an installed '
-                     'share/dmo_ros; install the package again')
+    raise StackError(
+        f'{folder}/{name} was found neither beside {package} nor in an installed '
+        'share/dmo_ros; install the package again'
+    )
 
 
 def environment() -> dict[str, str]:
@@ -165,8 +183,12 @@ def environment() -> dict[str, str]:
     ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET yourself to be seen by others), and prompt output.
     """
     profile = str(share('config', 'fastdds.xml'))
-    wanted = {'FASTRTPS_DEFAULT_PROFILES_FILE': profile, 'FASTDDS_DEFAULT_PROFILES_FILE': profile,
-              'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONUNBUFFERED': '1'}
+    wanted = {
+        'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
+        'FASTDDS_DEFAULT_PROFILES_FILE': profile,
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'PYTHONUNBUFFERED': '1',
+    }
     if os.environ.get('ROS_DISTRO') == 'humble':  # knows only the older name
         wanted['ROS_LOCALHOST_ONLY'] = '1'
     return {name: value for name, value in wanted.items() if name not in os.environ}
@@ -174,9 +196,13 @@ def environment() -> dict[str, str]:
 
 ARGUMENTS = (
     Argument('robot', 'twin', 'the simulated robot or the real one', ('twin', 'real')),
-    Argument('operator', 'none', 'scripted person: plays, drives to the goal, drives at random, '
-             'watches a policy, or none (a real pad publishes joy)',
-             ('none', 'play', 'expert', 'random', 'watch')),
+    Argument(
+        'operator',
+        'none',
+        'scripted person: plays, drives to the goal, drives at random, '
+        'watches a policy, or none (a real pad publishes joy)',
+        ('none', 'play', 'expert', 'random', 'watch'),
+    ),
     Argument('policy', '', 'deployable policy (.onnx); empty for none'),
     Argument('record', '', 'folder of the bag to record; empty for none'),
     Argument('speed', 1.0, 'how many times faster than real time a twin may run'),
@@ -184,23 +210,40 @@ ARGUMENTS = (
     Argument('pad', 'xbox', 'buttons of the pad', ('xbox', 'dualsense')),
     Argument('namespace', '', 'namespace of the whole graph'),
 )
-RECORDED = ('image_raw', 'camera_info', 'cmd', 'cmd_teleop', 'cmd_policy', 'intent', 'joy',
-            'gate/status', 'policy/status', 'diagnostics', 'twin/state', 'clock')
+RECORDED = (
+    'image_raw',
+    'camera_info',
+    'cmd',
+    'cmd_teleop',
+    'cmd_policy',
+    'intent',
+    'joy',
+    'gate/status',
+    'policy/status',
+    'diagnostics',
+    'twin/state',
+    'clock',
+)
 
 STACKS: dict[str, Stack] = {
     'pusher': Stack(
-        task='pusher', description='a disc tool pushes a disc to a goal (a twin)',
-        arguments=ARGUMENTS, config='pusher.yaml', recorded=RECORDED,
+        task='pusher',
+        description='a disc tool pushes a disc to a goal (a twin)',
+        arguments=ARGUMENTS,
+        config='pusher.yaml',
+        recorded=RECORDED,
         nodes=(
-            NodeSpec('recorder', {'path': '{record}', 'topics': RECORDED}, 'record',
-                     required=False),
+            NodeSpec(
+                'recorder', {'path': '{record}', 'topics': RECORDED}, 'record', required=False
+            ),
             NodeSpec('gate'),
             NodeSpec('teleop'),
             NodeSpec('camera'),
             NodeSpec('policy', {'path': '{policy}', 'autostart': True}, 'policy'),
             NodeSpec('operator', {'mode': '{operator}', 'seed': '{seed}'}, 'operator'),
             NodeSpec('twin', {'speed': '{speed}', 'seed': '{seed}'}),
-        )),
+        ),
+    ),
 }
 
 
@@ -215,31 +258,53 @@ def launch_description(task: str) -> Any:
     """Return ROS's LaunchDescription of a stack, with all its arguments."""
     from launch import LaunchDescription
     from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+
     stack = get_stack(task)
 
     def start(context: Any) -> list[Any]:
-        given = {argument.name: context.launch_configurations[argument.name]
-                 for argument in stack.arguments}
+        given = {
+            argument.name: context.launch_configurations[argument.name]
+            for argument in stack.arguments
+        }
         return [_launch_node(process) for process in stack.resolve(given)]
 
-    return LaunchDescription([
-        *(DeclareLaunchArgument(a.name, default_value=str(a.default), description=a.description,
-                                choices=list(a.choices) or None) for a in stack.arguments),
-        *(SetEnvironmentVariable(name, value) for name, value in environment().items()),
-        OpaqueFunction(function=start)])
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(
+                    a.name,
+                    default_value=str(a.default),
+                    description=a.description,
+                    choices=list(a.choices) or None,
+                )
+                for a in stack.arguments
+            ),
+            *(SetEnvironmentVariable(name, value) for name, value in environment().items()),
+            OpaqueFunction(function=start),
+        ]
+    )
 
 
 def _launch_node(process: Process) -> Any:
     from launch.actions import Shutdown
     from launch_ros.actions import Node
+
     return Node(
-        package='dmo_ros', executable=process.name, name=process.name, namespace=process.namespace,
+        package='dmo_ros',
+        executable=process.name,
+        name=process.name,
+        namespace=process.namespace,
         parameters=[*map(str, process.config), plain(process.parameters)],
-        remappings=list(process.remaps.items()), output='screen', emulate_tty=False,
-        on_exit=[Shutdown(reason=f'{process.name} has ended')] if process.required else [])
+        remappings=list(process.remaps.items()),
+        output='screen',
+        emulate_tty=False,
+        on_exit=[Shutdown(reason=f'{process.name} has ended')] if process.required else [],
+    )
 
 
 def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters with tuples as lists, which is what YAML and launch know."""
-    return {name: list(value) if isinstance(value, tuple) else value
-            for name, value in parameters.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in parameters.items()
+    }

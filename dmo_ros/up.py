@@ -38,8 +38,16 @@ class UpError(RuntimeError):
 
 def command(process: Process) -> list[str]:
     """Return the command line of a node; parameters are JSON, which is YAML as well."""
-    line = [sys.executable, '-m', f'dmo_ros.nodes.{process.name}', '--ros-args',
-            '-r', f'__node:={process.name}', '-r', f'__ns:={process.namespace}']
+    line = [
+        sys.executable,
+        '-m',
+        f'dmo_ros.nodes.{process.name}',
+        '--ros-args',
+        '-r',
+        f'__node:={process.name}',
+        '-r',
+        f'__ns:={process.namespace}',
+    ]
     for file in process.config:
         line += ['--params-file', str(file)]
     for name, value in plain(process.parameters).items():
@@ -63,9 +71,15 @@ class Child:
         self.lines: deque[str] = deque(maxlen=20)
         self._out = out
         self.popen = subprocess.Popen(
-            command(process), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors='replace', start_new_session=True,
-            env={**os.environ, **environment(), 'DMO_RUNNER': str(os.getpid())})
+            command(process),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors='replace',
+            start_new_session=True,
+            env={**os.environ, **environment(), 'DMO_RUNNER': str(os.getpid())},
+        )
         self._pump = threading.Thread(target=self._read, name=process.name, daemon=True)
         self._pump.start()
 
@@ -122,8 +136,10 @@ class Graph:
             while not child.ready.wait(0.05):
                 self.check()
                 if time.monotonic() > deadline:
-                    raise UpError(f'node {child.name!r} was not ready within {timeout:g} s; is '
-                                  'the machine overloaded?')
+                    raise UpError(
+                        f'node {child.name!r} was not ready within {timeout:g} s; is '
+                        'the machine overloaded?'
+                    )
 
     def wait(self, name: str, timeout: float) -> int:
         """Wait for one node's own end and return its exit code; UpError if another one fails."""
@@ -157,9 +173,12 @@ class Graph:
 
 
 @contextmanager
-def running(task: str, arguments: Mapping[str, Any] | None = None,
-            parameters: Mapping[str, Mapping[str, Any]] | None = None,
-            out: TextIO | None = None) -> Iterator[Graph]:
+def running(
+    task: str,
+    arguments: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    out: TextIO | None = None,
+) -> Iterator[Graph]:
     """
     Run a task's graph for the time of a ``with`` block.
 
@@ -222,6 +241,7 @@ def _supervise(processes: Sequence[Process]) -> int:
 def usage(words: Sequence[str]) -> str:
     """Return the help text, with a stack's arguments when one is named."""
     from .stacks import STACKS
+
     named = [STACKS[word] for word in words if word in STACKS]
     lines = ['usage: dmo up TASK [name:=value ...]', '']
     lines += [f'  {stack.task:10} {stack.description}' for stack in named or STACKS.values()]

@@ -13,8 +13,14 @@ import yaml
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / 'config').glob('*.yaml'))
 LAUNCHES = sorted((ROOT / 'launch').glob('*.launch.py'))
-NODES = {'camera': 'CameraConfig', 'gate': 'GateNodeConfig', 'operator': 'OperatorConfig',
-         'policy': 'PolicyConfig', 'teleop': 'TeleopConfig', 'twin': 'TwinConfig'}
+NODES = {
+    'camera': 'CameraConfig',
+    'gate': 'GateNodeConfig',
+    'operator': 'OperatorConfig',
+    'policy': 'PolicyConfig',
+    'teleop': 'TeleopConfig',
+    'twin': 'TwinConfig',
+}
 
 
 def keys(tree, prefix=''):
@@ -26,6 +32,7 @@ def keys(tree, prefix=''):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
 def test_every_key_is_a_declared_parameter(path):
     from dmo_ros.nodes.parameters import names
+
     for pattern, tree in yaml.safe_load(path.read_text()).items():
         node = pattern.rsplit('/', 1)[-1]
         assert pattern == f'/**/{node}' and list(tree) == ['ros__parameters']
@@ -40,6 +47,7 @@ def test_ros_reads_the_file_and_the_values_reach_the_node(path, namespace):
     """ROS's own YAML reader takes y and on for booleans, and stops at mixed lists."""
     import rclpy
     from rclpy.context import Context
+
     for pattern, tree in yaml.safe_load(path.read_text()).items():
         context = Context()
         rclpy.init(args=['--ros-args', '--params-file', str(path)], context=context)
@@ -67,10 +75,17 @@ class Recorded:
 
 def fake_launch(monkeypatch):
     Recorded.made = []
-    kinds = {'launch': ['LaunchDescription'], 'launch_ros': [],
-             'launch_ros.actions': ['Node'],
-             'launch.actions': ['DeclareLaunchArgument', 'OpaqueFunction', 'Shutdown',
-                                'SetEnvironmentVariable']}
+    kinds = {
+        'launch': ['LaunchDescription'],
+        'launch_ros': [],
+        'launch_ros.actions': ['Node'],
+        'launch.actions': [
+            'DeclareLaunchArgument',
+            'OpaqueFunction',
+            'Shutdown',
+            'SetEnvironmentVariable',
+        ],
+    }
     for name, classes in kinds.items():
         module = types.ModuleType(name)
         for kind in classes:

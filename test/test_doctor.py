@@ -9,15 +9,21 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    for name in ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOCALHOST_ONLY', 'ROS_DOMAIN_ID',
-                 'ROS_STATIC_PEERS', 'FASTDDS_DEFAULT_PROFILES_FILE',
-                 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+    for name in (
+        'ROS_AUTOMATIC_DISCOVERY_RANGE',
+        'ROS_LOCALHOST_ONLY',
+        'ROS_DOMAIN_ID',
+        'ROS_STATIC_PEERS',
+        'FASTDDS_DEFAULT_PROFILES_FILE',
+        'FASTRTPS_DEFAULT_PROFILES_FILE',
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def without(monkeypatch):
     """Make modules look as if they were not installed."""
+
     def hide(*hidden):
         real, find = importlib.import_module, importlib.util.find_spec
 
@@ -30,8 +36,12 @@ def without(monkeypatch):
             return real(name, *rest)
 
         monkeypatch.setattr(doctor.importlib, 'import_module', import_module)
-        monkeypatch.setattr(doctor.importlib.util, 'find_spec',
-                            lambda name, *rest: None if absent(name) else find(name, *rest))
+        monkeypatch.setattr(
+            doctor.importlib.util,
+            'find_spec',
+            lambda name, *rest: None if absent(name) else find(name, *rest),
+        )
+
     return hide
 
 
@@ -101,18 +111,37 @@ def test_two_onnxruntimes_are_a_fault(monkeypatch):
     assert found.state == doctor.BROKEN and 'overwrite' in found.detail
 
 
-@pytest.mark.parametrize('reach,old,state', [
-    ('LOCALHOST', '', 'ok'), ('localhost', '', 'ok'), ('', '1', 'ok'), ('', '', 'warn'),
-    ('SUBNET', '', 'warn'), ('OFF', '', 'warn'), ('LOCALHOST', '1', 'warn')])
+@pytest.mark.parametrize(
+    'reach,old,state',
+    [
+        ('LOCALHOST', '', 'ok'),
+        ('localhost', '', 'ok'),
+        ('', '1', 'ok'),
+        ('', '', 'warn'),
+        ('SUBNET', '', 'warn'),
+        ('OFF', '', 'warn'),
+        ('LOCALHOST', '1', 'warn'),
+    ],
+)
 def test_discovery(monkeypatch, reach, old, state):
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', reach)
     monkeypatch.setenv('ROS_LOCALHOST_ONLY', old)
     assert doctor.check_discovery().state == state
 
 
-@pytest.mark.parametrize('domain,state', [
-    ('', 'ok'), ('0', 'ok'), ('101', 'ok'), ('102', 'warn'), ('232', 'warn'), ('x', 'broken'),
-    ('-1', 'broken'), ('1.5', 'broken')])
+@pytest.mark.parametrize(
+    'domain,state',
+    [
+        ('', 'ok'),
+        ('0', 'ok'),
+        ('101', 'ok'),
+        ('102', 'warn'),
+        ('232', 'warn'),
+        ('x', 'broken'),
+        ('-1', 'broken'),
+        ('1.5', 'broken'),
+    ],
+)
 def test_domains(monkeypatch, domain, state):
     monkeypatch.setenv('ROS_DOMAIN_ID', domain)
     assert doctor.check_domain().state == state

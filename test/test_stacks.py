@@ -42,10 +42,17 @@ def test_extra_parameters_go_to_the_node_they_name():
         get_stack('pusher').resolve({}, {'recorder': {'limit': 3}})
 
 
-@pytest.mark.parametrize('given, text', [
-    ({'oprator': 'play'}, 'mean operator'), ({'operator': 'dance'}, 'not one of none, play'),
-    ({'speed': 'fast'}, 'not a float'), ({'robot': 'real'}, 'twin only'),
-    ({'policy': 'no/such.onnx'}, 'dmo export'), ({'zzz': 1}, 'it takes robot')])
+@pytest.mark.parametrize(
+    'given, text',
+    [
+        ({'oprator': 'play'}, 'mean operator'),
+        ({'operator': 'dance'}, 'not one of none, play'),
+        ({'speed': 'fast'}, 'not a float'),
+        ({'robot': 'real'}, 'twin only'),
+        ({'policy': 'no/such.onnx'}, 'dmo export'),
+        ({'zzz': 1}, 'it takes robot'),
+    ],
+)
 def test_a_wrong_argument_is_named_before_anything_starts(given, text):
     with pytest.raises(StackError, match=text):
         get_stack('pusher').resolve(given)
@@ -63,8 +70,12 @@ def test_a_stack_agrees_with_its_task_and_its_files(name):
     assert share('config', stack.config) and share('launch', f'{name}.launch.py')
     for pad in next(a for a in stack.arguments if a.name == 'pad').choices:
         assert share('config', f'joy_{pad}.yaml')
-    used = {value[1:-1] for node in stack.nodes for value in node.parameters.values()
-            if isinstance(value, str) and value.startswith('{')}
+    used = {
+        value[1:-1]
+        for node in stack.nodes
+        for value in node.parameters.values()
+        if isinstance(value, str) and value.startswith('{')
+    }
     known = {argument.name for argument in stack.arguments}
     assert used | {node.when for node in stack.nodes if node.when} <= known
     assert all(argument.description for argument in stack.arguments)

@@ -32,16 +32,23 @@ class Alignment:
 
 def estimate_lag(episodes: Sequence[Episode]) -> Alignment:
     """Estimate the offset between actions and frames from the pictures' motion."""
-    parts = [(motion(np.asarray(e.frames)), e.action, np.asarray(e.valid)) for e in episodes
-             if len(e) > 2 * max(LAGS) + 2]
+    parts = [
+        (motion(np.asarray(e.frames)), e.action, np.asarray(e.valid))
+        for e in episodes
+        if len(e) > 2 * max(LAGS) + 2
+    ]
     count = sum(len(features) - 2 * max(LAGS) for features, _, _ in parts)
     if count < FEWEST:
         return Alignment(0, {}, False, f'{count} transitions are too few, {FEWEST} are needed')
     score = {lag: _explained(parts, lag) for lag in LAGS}
     best = max(score, key=lambda lag: score[lag])
     if score[best] < 0.05:
-        return Alignment(0, score, False, 'the motion in the pictures explains no action; does '
-                                          'the camera see the robot?')
+        return Alignment(
+            0,
+            score,
+            False,
+            'the motion in the pictures explains no action; does the camera see the robot?',
+        )
     return Alignment(best, score, True)
 
 
@@ -57,8 +64,9 @@ def motion(frames: np.ndarray) -> np.ndarray:
     change = blurred[1:] - blurred[:-1]
     middle = (blurred[1:] + blurred[:-1]) / 2
     down, right = np.gradient(middle, axis=(1, 2))
-    return np.concatenate([_cells(change * right), _cells(change * down), _cells(np.abs(change))],
-                          axis=1)
+    return np.concatenate(
+        [_cells(change * right), _cells(change * down), _cells(np.abs(change))], axis=1
+    )
 
 
 def _shrink(frames: np.ndarray) -> np.ndarray:
@@ -66,7 +74,8 @@ def _shrink(frames: np.ndarray) -> np.ndarray:
     factor = max(1, frames.shape[1] // SIDE)
     size = frames.shape[1] // factor * factor
     blocks = frames[:, :size, :size].reshape(
-        len(frames), size // factor, factor, size // factor, factor, 3)
+        len(frames), size // factor, factor, size // factor, factor, 3
+    )
     return blocks.mean(axis=(2, 4), dtype=np.float32)
 
 
@@ -86,7 +95,8 @@ def _cells(pictures: np.ndarray) -> np.ndarray:
     """Sum over a grid of cells: (T, H, W) to (T, CELLS * CELLS)."""
     size = pictures.shape[1] // CELLS * CELLS
     blocks = pictures[:, :size, :size].reshape(
-        len(pictures), CELLS, size // CELLS, CELLS, size // CELLS)
+        len(pictures), CELLS, size // CELLS, CELLS, size // CELLS
+    )
     return blocks.sum(axis=(2, 4)).reshape(len(pictures), -1)
 
 

@@ -21,8 +21,14 @@ import numpy as np
 
 _TIMED = ('std_msgs/msg/Header', 'builtin_interfaces/msg/Time')
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
-_AXES = {'vx': ('linear', 'x'), 'vy': ('linear', 'y'), 'vz': ('linear', 'z'),
-         'wx': ('angular', 'x'), 'wy': ('angular', 'y'), 'wz': ('angular', 'z')}
+_AXES = {
+    'vx': ('linear', 'x'),
+    'vy': ('linear', 'y'),
+    'vz': ('linear', 'z'),
+    'wx': ('angular', 'x'),
+    'wy': ('angular', 'y'),
+    'wz': ('angular', 'z'),
+}
 
 
 class BagError(ValueError):
@@ -53,21 +59,28 @@ class Bag:
 
     def __init__(self, path: Path | str) -> None:
         from rosbags.highlevel import AnyReader, AnyReaderError
+
         self.path = Path(path)
         _explain_missing(self.path)
         try:
             self._reader = AnyReader([self.path], default_typestore=_typestore())
             self._reader.open()
         except (AnyReaderError, OSError, ValueError, AssertionError) as error:
-            raise BagError(f'{path} cannot be read ({error}); if its recorder was killed, rescue '
-                           f'it with `dmo recover {path}`') from error
+            raise BagError(
+                f'{path} cannot be read ({error}); if its recorder was killed, rescue '
+                f'it with `dmo recover {path}`'
+            ) from error
         self.kinds = {c.topic: c.msgtype for c in self._reader.connections}
 
     def __enter__(self) -> Bag:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._reader.close()
 
     def resolve(self, name: str, required: bool = False) -> str | None:
@@ -79,17 +92,21 @@ class Bag:
         found = [t for t in sorted(self.kinds) if t == name or t.endswith('/' + name.lstrip('/'))]
         shortest = [t for t in found if t.count('/') == min(map(_depth, found))]
         if len(shortest) > 1:
-            raise BagError(f'{self.path}: {name!r} may mean {" or ".join(shortest)}; name the '
-                           'topic in full')
+            raise BagError(
+                f'{self.path}: {name!r} may mean {" or ".join(shortest)}; name the topic in full'
+            )
         if required and not shortest:
-            raise BagError(f'{self.path} has no topic {name!r}; it holds '
-                           f'{", ".join(sorted(self.kinds)) or "nothing"}')
+            raise BagError(
+                f'{self.path} has no topic {name!r}; it holds '
+                f'{", ".join(sorted(self.kinds)) or "nothing"}'
+            )
         return shortest[0] if shortest else None
 
     def streams(self) -> dict[str, Stream]:
         """Read every topic's stamps, and the bytes of all but images, in one pass."""
         rows: dict[str, tuple[list[int], list[int], list[bytes]]] = {
-            topic: ([], [], []) for topic in self.kinds}
+            topic: ([], [], []) for topic in self.kinds
+        }
         readers = {topic: self._stamp_reader(kind) for topic, kind in self.kinds.items()}
         for connection, log, raw in self._messages(None):
             logs, stamps, raws = rows[connection.topic]
@@ -97,15 +114,24 @@ class Bag:
             stamps.append(readers[connection.topic](raw) or log)
             if connection.msgtype not in IMAGES:
                 raws.append(bytes(raw))
-        return {topic: Stream(topic, self.kinds[topic], np.array(logs, dtype=np.int64),
-                              np.array(stamps, dtype=np.int64), raws)
-                for topic, (logs, stamps, raws) in rows.items()}
+        return {
+            topic: Stream(
+                topic,
+                self.kinds[topic],
+                np.array(logs, dtype=np.int64),
+                np.array(stamps, dtype=np.int64),
+                raws,
+            )
+            for topic, (logs, stamps, raws) in rows.items()
+        }
 
     def decode(self, stream: Stream) -> list[Any]:
         """Deserialise all messages of a stream."""
         if stream.kind not in self._reader.typestore.fielddefs:
-            raise BagError(f'{self.path} does not define {stream.kind} (recordings in sqlite3 '
-                           'carry no definitions); record with `dmo record`, or as MCAP')
+            raise BagError(
+                f'{self.path} does not define {stream.kind} (recordings in sqlite3 '
+                'carry no definitions); record with `dmo record`, or as MCAP'
+            )
         return [self._reader.deserialize(raw, stream.kind) for raw in stream.raw]
 
     def frames(self, topic: str, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -138,20 +164,25 @@ class Bag:
     def _messages(self, topic: str | None) -> Iterator[tuple[Any, int, bytes]]:
         from rosbags.highlevel import AnyReaderError
         from rosbags.rosbag2 import ReaderError
+
         chosen = [c for c in self._reader.connections if topic in (None, c.topic)]
         try:
             yield from self._reader.messages(chosen)
         except (AnyReaderError, ReaderError, struct.error) as error:
-            raise BagError(f'{self.path} is damaged ({error}); keep what is whole with '
-                           f'`dmo recover {self.path}`') from error
+            raise BagError(
+                f'{self.path} is damaged ({error}); keep what is whole with '
+                f'`dmo recover {self.path}`'
+            ) from error
 
 
 def command_values(message: Any, kind: str, spec: TaskSpec) -> list[float]:
     """Return a recorded command as the task's action, SI units in the order of its fields."""
     if kind.endswith('/BodyCommand'):
         if message.task != spec.name:
-            raise BagError(f'the recorded commands are of task {message.task!r}, not of '
-                           f'{spec.name!r}; name the task it was recorded for')
+            raise BagError(
+                f'the recorded commands are of task {message.task!r}, not of '
+                f'{spec.name!r}; name the task it was recorded for'
+            )
         return [*message.upper_body, *message.locomotion]
     twist = getattr(message, 'twist', message)
     unknown = [field.name for field in spec.actions if field.name not in _AXES]
@@ -176,25 +207,34 @@ def _explain_missing(path: Path) -> None:
         raise BagError(f'there is no recording at {path}')
     if path.is_dir() and not (path / 'metadata.yaml').exists():
         if any(path.glob('*.mcap')):
-            raise BagError(f'{path} was not finished by its recorder; rescue it with '
-                           f'`dmo recover {path}`')
+            raise BagError(
+                f'{path} was not finished by its recorder; rescue it with `dmo recover {path}`'
+            )
         raise BagError(f'{path} is no recording: it holds no metadata.yaml')
 
 
 def _typestore() -> Any:
     from rosbags.typesys import get_typestore, Stores
+
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
 def _frame(message: Any) -> np.ndarray:
     if hasattr(message, 'format'):
         return _decompress(message)
-    return decode(message.data, message.height, message.width, message.encoding, message.step,
-                  bool(message.is_bigendian))
+    return decode(
+        message.data,
+        message.height,
+        message.width,
+        message.encoding,
+        message.step,
+        bool(message.is_bigendian),
+    )
 
 
 def _decompress(message: Any) -> np.ndarray:
     import cv2
+
     image = cv2.imdecode(np.frombuffer(message.data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise BagError(f'a compressed image ({message.format!r}) cannot be decoded; use JPEG, PNG')

@@ -35,7 +35,7 @@ MOVING = 0.2  # of the largest action, normalised
 FROZEN_SECONDS = 10.0
 FROZEN_SHARE = 0.1
 LOOKED_AT = 6000  # frames of a recording that are decoded at most, and their bytes
-LOOKED_AT_BYTES = 2 ** 28
+LOOKED_AT_BYTES = 2**28
 LAG_FRAMES = 20000  # frames of a dataset that the lag is estimated from at most
 
 
@@ -71,14 +71,23 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {'path': self.path, 'task': self.task, 'exit_code': self.exit_code,
-                'findings': [asdict(finding) for finding in self.findings],
-                'topics': self.rows, 'figures': self.figures,
-                'alignment': self.alignment and asdict(self.alignment)}
+        return {
+            'path': self.path,
+            'task': self.task,
+            'exit_code': self.exit_code,
+            'findings': [asdict(finding) for finding in self.findings],
+            'topics': self.rows,
+            'figures': self.figures,
+            'alignment': self.alignment and asdict(self.alignment),
+        }
 
 
-def check(path: Path | str, task: str | TaskSpec | None = None, picture: Path | str | None = None,
-          config: ConvertConfig | None = None) -> Report:
+def check(
+    path: Path | str,
+    task: str | TaskSpec | None = None,
+    picture: Path | str | None = None,
+    config: ConvertConfig | None = None,
+) -> Report:
     """
     Judge a recording or a dataset; its task is taken from what is stored in it when left out.
 
@@ -93,18 +102,23 @@ def check(path: Path | str, task: str | TaskSpec | None = None, picture: Path | 
     _judge(report)
     if picture is not None:
         from .check_picture import draw
+
         draw(report, Path(picture))
     return report
 
 
-def main(path: str, task: str | None = None, as_json: bool = False,
-         picture: str | None = None) -> int:
+def main(
+    path: str, task: str | None = None, as_json: bool = False, picture: str | None = None
+) -> int:
     """Print a report; returns 0 where the data can be trained on, 1 where not, 2 if unreadable."""
     try:
         report = check(path, task, picture)
     except ValueError as error:
-        print(json.dumps({'path': path, 'exit_code': 2, 'error': str(error)})
-              if as_json else f'error: {error}')
+        print(
+            json.dumps({'path': path, 'exit_code': 2, 'error': str(error)})
+            if as_json
+            else f'error: {error}'
+        )
         return 2
     print(json.dumps(report.to_dict(), indent=1) if as_json else describe(report))
     return report.exit_code
@@ -114,11 +128,15 @@ def describe(report: Report) -> str:
     """Return the report as text for a terminal."""
     lines = [f'{report.path} ({report.task})']
     if report.rows:
-        lines.append(f'  {"topic":24s} {"messages":>8s} {"Hz":>8s} {"p50 ms":>8s} {"p99 ms":>8s} '
-                     f'{"longest":>8s} {"dropped":>8s}')
+        lines.append(
+            f'  {"topic":24s} {"messages":>8s} {"Hz":>8s} {"p50 ms":>8s} {"p99 ms":>8s} '
+            f'{"longest":>8s} {"dropped":>8s}'
+        )
     for topic, row in report.rows.items():
-        lines.append(f'  {topic:24s} {row["messages"]:8d} {row["hz"]:8.1f} {row["p50"]:8.1f} '
-                     f'{row["p99"]:8.1f} {row["longest"]:8.0f} {row["dropped"]:8d}')
+        lines.append(
+            f'  {topic:24s} {row["messages"]:8d} {row["hz"]:8.1f} {row["p50"]:8.1f} '
+            f'{row["p99"]:8.1f} {row["longest"]:8.0f} {row["dropped"]:8d}'
+        )
     lines += [f'  {name}: {_short(value)}' for name, value in report.figures.items()]
     lines += [f'{finding.level}: {finding.text}' for finding in report.findings]
     lines.append('not fit for training' if report.exit_code else 'fit for training')
@@ -143,15 +161,20 @@ def _check_bag(path: Path, spec: TaskSpec | None, config: ConvertConfig) -> Repo
         streams = bag.streams()
         report = _begin(path, spec)
         drops = _recorded_drops(bag)
-        report.rows = {topic: {**timing(stream), 'dropped': drops.get(topic, 0)}
-                       for topic, stream in sorted(streams.items())}
+        report.rows = {
+            topic: {**timing(stream), 'dropped': drops.get(topic, 0)}
+            for topic, stream in sorted(streams.items())
+        }
         laid = plan(bag, spec, config, streams)
         for note in laid.notes:
             report.add('warning', note)
         _check_drops(report, drops)
         if not bag.custom().get('recorder'):
-            report.add('note', 'the recorder did not finish, or was not ours: how many messages '
-                               'it dropped is not known')
+            report.add(
+                'note',
+                'the recorder did not finish, or was not ours: how many messages '
+                'it dropped is not known',
+            )
         _check_rate(report, streams[laid.topic], spec)
         report.figures['parts'] = int(laid.part[-1]) + 1
         report.episodes = _look(bag, laid, spec, config)
@@ -170,8 +193,10 @@ def _check_dataset(path: Path, spec: TaskSpec | None) -> Report:
             report.add('error', f'{error}')
             continue
         step = np.diff(episode.stamp)
-        for bad, what in ((step <= 0, 'is not after the one before'),
-                          (step > 2 * spec.period, 'comes after a gap')):
+        for bad, what in (
+            (step <= 0, 'is not after the one before'),
+            (step > 2 * spec.period, 'comes after a gap'),
+        ):
             if fault := describe_rows('stamp.npy', np.append(False, bad), what):
                 report.add('error', f'{folder}/{fault}')
         report.episodes.append(episode)
@@ -179,8 +204,11 @@ def _check_dataset(path: Path, spec: TaskSpec | None) -> Report:
         raise EpisodeError(f'the dataset {path} holds no readable episode; convert its bag again')
     counted = sum(len(episode) for episode in report.episodes)
     if counted != meta['totals']['frames']:
-        report.add('error', f'{path} holds {counted} frames, meta.json says '
-                            f'{meta["totals"]["frames"]}: episodes were lost or added by hand')
+        report.add(
+            'error',
+            f'{path} holds {counted} frames, meta.json says '
+            f'{meta["totals"]["frames"]}: episodes were lost or added by hand',
+        )
     return report
 
 
@@ -190,8 +218,13 @@ def timing(stream: Stream) -> dict[str, Any]:
     if not len(steps):
         return {'messages': len(stream), 'hz': 0.0, 'p50': 0.0, 'p99': 0.0, 'longest': 0.0}
     p50, p99 = np.percentile(steps, (50, 99))
-    return {'messages': len(stream), 'hz': float(1000 / p50), 'p50': float(p50),
-            'p99': float(p99), 'longest': float(steps.max())}
+    return {
+        'messages': len(stream),
+        'hz': float(1000 / p50),
+        'p50': float(p50),
+        'p99': float(p99),
+        'longest': float(steps.max()),
+    }
 
 
 def _recorded_drops(bag: Bag) -> dict[str, int]:
@@ -203,31 +236,45 @@ def _check_drops(report: Report, drops: dict[str, int]) -> None:
     for topic, count in drops.items():
         share = count / max(count + report.rows.get(topic, {}).get('messages', 0), 1)
         if share > 0.001:
-            report.add('warning', f'{share:.1%} of {topic} were dropped while recording; use the '
-                                  'Fast DDS profile in config/, a faster disk, or fewer topics')
+            report.add(
+                'warning',
+                f'{share:.1%} of {topic} were dropped while recording; use the '
+                'Fast DDS profile in config/, a faster disk, or fewer topics',
+            )
 
 
 def _check_rate(report: Report, images: Stream, spec: TaskSpec) -> None:
     measured = report.rows[images.topic]['hz']
     if measured < 0.95 * spec.rate_hz:
-        report.add('warning', f'{images.topic} came at {measured:.2f} Hz, the task wants '
-                              f'{spec.rate_hz:g} Hz; the real stamps are kept')
+        report.add(
+            'warning',
+            f'{images.topic} came at {measured:.2f} Hz, the task wants '
+            f'{spec.rate_hz:g} Hz; the real stamps are kept',
+        )
 
 
 def _look(bag: Bag, laid: Plan, spec: TaskSpec, config: ConvertConfig) -> list[Episode]:
     """Return stretches of the recording with their pictures, enough of them to judge by."""
     pieces, _ = cut(laid.part, config.episode_frames, 2)
     kept: list[slice] = []
-    room = min(LOOKED_AT, LOOKED_AT_BYTES // (3 * spec.frame_size ** 2))
+    room = min(LOOKED_AT, LOOKED_AT_BYTES // (3 * spec.frame_size**2))
     for piece in pieces:
         if sum(p.stop - p.start for p in kept) < room:
             kept.append(piece)
     wanted = {n for piece in kept for n in laid.image[piece].tolist()}
     frames = {n: observe(picture, spec, bag) for n, picture in bag.frames(laid.topic, wanted)}
     action = to_normalised(laid.action, spec.actions).astype(np.float32)
-    return [Episode(np.stack([frames[n] for n in laid.image[p].tolist()]), action[p],
-                    laid.intent[p], laid.valid[p], laid.tick[p] / SECOND, laid.proprio[p])
-            for p in kept]
+    return [
+        Episode(
+            np.stack([frames[n] for n in laid.image[p].tolist()]),
+            action[p],
+            laid.intent[p],
+            laid.valid[p],
+            laid.tick[p] / SECOND,
+            laid.proprio[p],
+        )
+        for p in kept
+    ]
 
 
 def _judge(report: Report) -> None:
@@ -238,17 +285,27 @@ def _judge(report: Report) -> None:
     action = np.concatenate([episode.action for episode in episodes])
     valid = np.concatenate([episode.valid for episode in episodes])
     report.figures |= {
-        'frames': frames, 'valid': float(valid.mean()),
-        'labels': {name: float((intent == label).mean())
-                   for label, name in enumerate(('play', 'intent', 'milestone'))},
-        'standing still': float((np.abs(action).max(axis=1) < 0.02).mean())}
+        'frames': frames,
+        'valid': float(valid.mean()),
+        'labels': {
+            name: float((intent == label).mean())
+            for label, name in enumerate(('play', 'intent', 'milestone'))
+        },
+        'standing still': float((np.abs(action).max(axis=1) < 0.02).mean()),
+    }
     if valid.mean() < 0.95:
-        report.add('warning', f'{1 - valid.mean():.1%} of the frames are not valid; look for a '
-                              'slow camera or a busy machine')
+        report.add(
+            'warning',
+            f'{1 - valid.mean():.1%} of the frames are not valid; look for a '
+            'slow camera or a busy machine',
+        )
     labelled = float((intent > 0).mean())
     if not LEAST_LABELLED < labelled < 1 - LEAST_LABELLED:
-        report.add('warning', f'{labelled:.1%} of the frames are labelled as intent; the reward '
-                              'is learned from the contrast: press the button when you mean it')
+        report.add(
+            'warning',
+            f'{labelled:.1%} of the frames are labelled as intent; the reward '
+            'is learned from the contrast: press the button when you mean it',
+        )
     if np.abs(action).max() < 0.02:
         report.add('error', 'no action differs from zero; was the gate armed, the dead-man held?')
     _check_frozen(report)
@@ -271,16 +328,24 @@ def _check_frozen(report: Report) -> None:
     share = frozen / max(told, 1)
     report.figures |= {'frozen while moving': share, 'longest frozen (s)': longest}
     if longest >= FROZEN_SECONDS or share > FROZEN_SHARE:
-        report.add('error', f'the picture stood still in {share:.1%} of the frames in which the '
-                            f'robot was told to move, once for {longest:.1f} s; check the camera')
+        report.add(
+            'error',
+            f'the picture stood still in {share:.1%} of the frames in which the '
+            f'robot was told to move, once for {longest:.1f} s; check the camera',
+        )
 
 
 def _judge_lag(report: Report, alignment: Alignment) -> None:
     if not alignment.sure:
-        report.add('note', f'whether actions and frames belong together cannot be told: '
-                           f'{alignment.reason}')
+        report.add(
+            'note',
+            f'whether actions and frames belong together cannot be told: {alignment.reason}',
+        )
     elif alignment.lag:
         late = f'{abs(alignment.lag)} step(s) {"later" if alignment.lag > 0 else "earlier"}'
-        report.add('error', f'the actions fit the frames best {late}: '
-                            'they are not those that were in force; check the stamps of camera '
-                            'and commands')
+        report.add(
+            'error',
+            f'the actions fit the frames best {late}: '
+            'they are not those that were in force; check the stamps of camera '
+            'and commands',
+        )

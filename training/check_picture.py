@@ -17,18 +17,35 @@ STRIP = 12
 def draw(report: Report, path: Path) -> None:
     """Write the picture of a report (PNG)."""
     import matplotlib
+
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
+
     figure = plt.figure(figsize=(13, 9), constrained_layout=True)
-    layout: list[Any] = [['frames'] * 6, ['topics'] * 3 + ['findings'] * 3,
-                         ['actions'] * 2 + ['lag'] * 2 + ['steps'] * 2, ['labels'] * 6]
+    layout: list[Any] = [
+        ['frames'] * 6,
+        ['topics'] * 3 + ['findings'] * 3,
+        ['actions'] * 2 + ['lag'] * 2 + ['steps'] * 2,
+        ['labels'] * 6,
+    ]
     axes = figure.subplot_mosaic(layout, height_ratios=[1.1, 1.2, 1.6, 0.9])
     verdict = 'not fit for training' if report.exit_code else 'fit for training'
-    figure.suptitle(f'{report.path} ({report.task}): {verdict}', x=0.01, ha='left', fontsize=12,
-                    color=BAD if report.exit_code else 'black')
-    for name, paint in (('frames', _frames), ('topics', _topics), ('findings', _findings),
-                        ('actions', _actions), ('lag', _lag), ('steps', _steps),
-                        ('labels', _labels)):
+    figure.suptitle(
+        f'{report.path} ({report.task}): {verdict}',
+        x=0.01,
+        ha='left',
+        fontsize=12,
+        color=BAD if report.exit_code else 'black',
+    )
+    for name, paint in (
+        ('frames', _frames),
+        ('topics', _topics),
+        ('findings', _findings),
+        ('actions', _actions),
+        ('lag', _lag),
+        ('steps', _steps),
+        ('labels', _labels),
+    ):
         paint(axes[name], report)
     figure.savefig(path, dpi=90)
     plt.close(figure)
@@ -50,11 +67,14 @@ def _frames(axis: Any, report: Report) -> None:
     for column, (frame, label) in enumerate(tiles):
         left = column * (side + edge)
         colour = (PLAY, INTENT, MILESTONE)[min(int(label), 2)]
-        strip[:, left:left + side] = [int(colour[i:i + 2], 16) for i in (1, 3, 5)]
-        strip[edge:edge + size, left + edge:left + edge + size] = frame
+        strip[:, left : left + side] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        strip[edge : edge + size, left + edge : left + edge + size] = frame
     axis.imshow(strip, interpolation='nearest')
-    axis.set_title('frames, evenly spread (border: grey play, orange intent, green milestone)',
-                   loc='left', fontsize=9)
+    axis.set_title(
+        'frames, evenly spread (border: grey play, orange intent, green milestone)',
+        loc='left',
+        fontsize=9,
+    )
     axis.axis('off')
 
 
@@ -62,12 +82,16 @@ def _topics(axis: Any, report: Report) -> None:
     axis.axis('off')
     axis.set_title('topics (steps between stamps, ms)', loc='left', fontsize=9)
     if not report.rows:
-        axis.text(0, 0.9, 'a dataset: its topics were judged in the recording', fontsize=8,
-                  va='top')
+        axis.text(
+            0, 0.9, 'a dataset: its topics were judged in the recording', fontsize=8, va='top'
+        )
         return
     lines = [f'{"":22s}{"messages":>9s}{"Hz":>8s}{"p50":>8s}{"p99":>8s}{"drops":>7s}']
-    lines += [f'{topic[:22]:22s}{row["messages"]:9d}{row["hz"]:8.1f}{row["p50"]:8.1f}'
-              f'{row["p99"]:8.1f}{row["dropped"]:7d}' for topic, row in report.rows.items()]
+    lines += [
+        f'{topic[:22]:22s}{row["messages"]:9d}{row["hz"]:8.1f}{row["p50"]:8.1f}'
+        f'{row["p99"]:8.1f}{row["dropped"]:7d}'
+        for topic, row in report.rows.items()
+    ]
     axis.text(0, 1, '\n'.join(lines[:13]), family='monospace', fontsize=7.5, va='top')
 
 
@@ -78,10 +102,17 @@ def _findings(axis: Any, report: Report) -> None:
         axis.text(0, 0.95, 'none', fontsize=8, va='top')
     height = 0.97
     import textwrap
+
     for finding in report.findings[:8]:
         lines = textwrap.wrap(f'{finding.level}: {finding.text}', 88)
-        axis.text(0, height, '\n'.join(lines), fontsize=8, va='top',
-                  color=BAD if finding.level == 'error' else 'black')
+        axis.text(
+            0,
+            height,
+            '\n'.join(lines),
+            fontsize=8,
+            va='top',
+            color=BAD if finding.level == 'error' else 'black',
+        )
         height -= 0.105 * len(lines) + 0.03
 
 
@@ -101,8 +132,9 @@ def _lag(axis: Any, report: Report) -> None:
     axis.set_title('lag of actions against motion (0 is right)', loc='left', fontsize=9)
     _plain(axis)
     if alignment is None or not alignment.score:
-        axis.text(0.05, 0.5, alignment.reason if alignment else '', fontsize=8,
-                  transform=axis.transAxes)
+        axis.text(
+            0.05, 0.5, alignment.reason if alignment else '', fontsize=8, transform=axis.transAxes
+        )
         return
     lags = list(alignment.score)
     shares = [max(0.0, alignment.score[lag]) for lag in lags]
@@ -130,8 +162,9 @@ def _labels(axis: Any, report: Report) -> None:
     valid = np.concatenate([episode.valid for episode in report.episodes])
     at = np.arange(len(intent))
     for label, colour in ((1, INTENT), (2, MILESTONE)):
-        axis.fill_between(at, 0, np.where(intent == label, label, 0), step='mid', color=colour,
-                          linewidth=0)
+        axis.fill_between(
+            at, 0, np.where(intent == label, label, 0), step='mid', color=colour, linewidth=0
+        )
     axis.fill_between(at, -0.4, np.where(valid, -0.4, -0.05), step='mid', color=BAD, linewidth=0)
     for end in np.cumsum([len(episode) for episode in report.episodes])[:-1]:
         axis.axvline(end - 0.5, color='black', linewidth=0.4)

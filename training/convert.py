@@ -70,8 +70,13 @@ class Plan:
     notes: list[str]
 
 
-def convert(bags: Path | str | Sequence[Path | str], out: Path | str, task: str | TaskSpec,
-            config: ConvertConfig | None = None, append: bool = False) -> dict[str, Any]:
+def convert(
+    bags: Path | str | Sequence[Path | str],
+    out: Path | str,
+    task: str | TaskSpec,
+    config: ConvertConfig | None = None,
+    append: bool = False,
+) -> dict[str, Any]:
     """
     Make a dataset of one or more recordings, or add to one with ``append``.
 
@@ -90,19 +95,31 @@ def convert(bags: Path | str | Sequence[Path | str], out: Path | str, task: str 
                 meta['sources'].append(_convert_one(bag, out, spec, config))
         totals = _totals(meta['sources'])
         if not totals['episodes']:
-            raise BagError(f'{", ".join(map(str, paths))}: no stretch of {config.min_frames} '
-                           'frames without a gap; look at it with `dmo check`, or record longer')
+            raise BagError(
+                f'{", ".join(map(str, paths))}: no stretch of {config.min_frames} '
+                'frames without a gap; look at it with `dmo check`, or record longer'
+            )
     except BaseException:  # also Ctrl-C: what is not in meta.json must not stay
         for folder in set(episode_folders(out)) - before:
             shutil.rmtree(folder)
         raise
-    write_meta(out, spec, sources=meta['sources'], totals=totals, convert=asdict(config),
-               written=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+    write_meta(
+        out,
+        spec,
+        sources=meta['sources'],
+        totals=totals,
+        convert=asdict(config),
+        written=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+    )
     return totals
 
 
-def plan(bag: Bag, spec: TaskSpec, config: ConvertConfig | None = None,
-         streams: dict[str, Stream] | None = None) -> Plan:
+def plan(
+    bag: Bag,
+    spec: TaskSpec,
+    config: ConvertConfig | None = None,
+    streams: dict[str, Stream] | None = None,
+) -> Plan:
     """Lay a recording on the control grid; BagError names what is missing or does not fit."""
     config = config or ConvertConfig()
     recorded = bag.task()
@@ -126,24 +143,40 @@ def plan(bag: Bag, spec: TaskSpec, config: ConvertConfig | None = None,
     intent = _intents(bag, streams, config, tick, end, notes)
     proprio, posed = _proprio(bag, streams, config, spec, tick)
     if not fresh.all():
-        notes.append(f'{int((~fresh).sum())} ticks have no image younger than '
-                     f'{config.max_age:g} periods; they are marked invalid')
-    return Plan(tick, order[first][newest], part, action, intent, fresh & known & posed, proprio,
-                images.topic, notes)
+        notes.append(
+            f'{int((~fresh).sum())} ticks have no image younger than '
+            f'{config.max_age:g} periods; they are marked invalid'
+        )
+    return Plan(
+        tick,
+        order[first][newest],
+        part,
+        action,
+        intent,
+        fresh & known & posed,
+        proprio,
+        images.topic,
+        notes,
+    )
 
 
-def _actions(bag: Bag, commands: Stream, spec: TaskSpec, tick: np.ndarray, end: np.ndarray
-             ) -> tuple[np.ndarray, np.ndarray]:
+def _actions(
+    bag: Bag, commands: Stream, spec: TaskSpec, tick: np.ndarray, end: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return actions (T, A) in SI units, and where they are known (T,)."""
     begin, chosen = in_force(commands.stamp, commands.log)
     if not len(begin):
-        raise BagError(f'{bag.path} holds no message on {commands.topic}: without commands there '
-                       'is nothing to learn from; was the gate running?')
+        raise BagError(
+            f'{bag.path} holds no message on {commands.topic}: without commands there '
+            'is nothing to learn from; was the gate running?'
+        )
     messages = bag.decode(commands)
     value = np.array([command_values(messages[n], commands.kind, spec) for n in chosen])
     if not np.isfinite(value).all():
-        raise BagError(f'{bag.path}: a command on {commands.topic} is not finite; the gate never '
-                       'forwards such a one, so record its output')
+        raise BagError(
+            f'{bag.path}: a command on {commands.topic} is not finite; the gate never '
+            'forwards such a one, so record its output'
+        )
     # Velocities stop at the time-out; positions are held, and unknown before the first command.
     stops = np.array([field.unit.endswith('/s') for field in spec.actions])
     action = mean_in_force(begin, value, tick, end, spec.limits.command_timeout, stops)
@@ -151,8 +184,14 @@ def _actions(bag: Bag, commands: Stream, spec: TaskSpec, tick: np.ndarray, end: 
     return action, known
 
 
-def _intents(bag: Bag, streams: dict[str, Stream], config: ConvertConfig, tick: np.ndarray,
-             end: np.ndarray, notes: list[str]) -> np.ndarray:
+def _intents(
+    bag: Bag,
+    streams: dict[str, Stream],
+    config: ConvertConfig,
+    tick: np.ndarray,
+    end: np.ndarray,
+    notes: list[str],
+) -> np.ndarray:
     """Return the labels (T,) uint8; without a topic of labels everything is play, with a note."""
     stream = _stream(bag, streams, config.intent)
     if stream is None or not len(stream):
@@ -162,8 +201,9 @@ def _intents(bag: Bag, streams: dict[str, Stream], config: ConvertConfig, tick: 
     return strongest_label(stream.stamp, label, tick, end, config.intent_hold)
 
 
-def _proprio(bag: Bag, streams: dict[str, Stream], config: ConvertConfig, spec: TaskSpec,
-             tick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _proprio(
+    bag: Bag, streams: dict[str, Stream], config: ConvertConfig, spec: TaskSpec, tick: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the newest joint positions (T, P) not after each tick, and where there are any."""
     names = [field.name for field in spec.proprioception]
     if not names:
@@ -174,8 +214,9 @@ def _proprio(bag: Bag, streams: dict[str, Stream], config: ConvertConfig, spec: 
     for message in bag.decode(stream):
         position = dict(zip(message.name, message.position))
         if missing := [name for name in names if name not in position]:
-            raise BagError(f'{stream.topic} lacks the joints {", ".join(missing)} of task '
-                           f'{spec.name!r}')
+            raise BagError(
+                f'{stream.topic} lacks the joints {", ".join(missing)} of task {spec.name!r}'
+            )
         rows.append([position[name] for name in names])
     order = np.argsort(stream.stamp, kind='stable')
     newest = np.searchsorted(stream.stamp[order], tick, side='right') - 1
@@ -184,8 +225,9 @@ def _proprio(bag: Bag, streams: dict[str, Stream], config: ConvertConfig, spec: 
     return values[newest], fresh
 
 
-def _stream(bag: Bag, streams: dict[str, Stream], name: str, required: bool = False
-            ) -> Stream | None:
+def _stream(
+    bag: Bag, streams: dict[str, Stream], name: str, required: bool = False
+) -> Stream | None:
     topic = bag.resolve(name, required)
     stream = streams[topic] if topic else None
     if required and not stream:
@@ -197,13 +239,19 @@ def _check_clocks(bag: Bag, images: Stream, commands: Stream) -> None:
     """Refuse a recording whose stamps are of two clocks or of two runs."""
     fallen = np.flatnonzero(np.maximum.accumulate(images.stamp) - images.stamp > CLOCK_JUMP)
     if len(fallen):
-        raise BagError(f'{bag.path}: the clock of {images.topic} fell back at image {fallen[0]}; '
-                       'two runs are in one recording: record each into a folder of its own')
+        raise BagError(
+            f'{bag.path}: the clock of {images.topic} fell back at image {fallen[0]}; '
+            'two runs are in one recording: record each into a folder of its own'
+        )
     margin = 3600 * SECOND
-    if (commands.stamp.min() > images.stamp.max() + margin
-            or commands.stamp.max() < images.stamp.min() - margin):
-        raise BagError(f'{bag.path}: {images.topic} and {commands.topic} are stamped by different '
-                       'clocks (/clock and the wall?); set use_sim_time alike everywhere')
+    if (
+        commands.stamp.min() > images.stamp.max() + margin
+        or commands.stamp.max() < images.stamp.min() - margin
+    ):
+        raise BagError(
+            f'{bag.path}: {images.topic} and {commands.topic} are stamped by different '
+            'clocks (/clock and the wall?); set use_sim_time alike everywhere'
+        )
 
 
 def _convert_one(bag: Bag, out: Path, spec: TaskSpec, config: ConvertConfig) -> dict[str, Any]:
@@ -215,13 +263,19 @@ def _convert_one(bag: Bag, out: Path, spec: TaskSpec, config: ConvertConfig) -> 
         episode.save(out / 'episodes' / f'{number + offset:06d}')
     kept = np.concatenate([np.arange(p.start, p.stop) for p in pieces] or [np.empty(0, int)])
     return {
-        'bag': bag.path.name, 'episodes': len(pieces), 'frames': len(kept),
-        'valid': int(laid.valid[kept].sum()), 'left_out': left_out,
+        'bag': bag.path.name,
+        'episodes': len(pieces),
+        'frames': len(kept),
+        'valid': int(laid.valid[kept].sum()),
+        'left_out': left_out,
         'labelled': int((laid.intent[kept] > 0).sum()),
         'milestones': int((laid.intent[kept] == 2).sum()),
-        'parts': int(laid.part[-1]) + 1, 'notes': laid.notes,
-        'first_stamp_ns': int(laid.tick[0]), 'last_stamp_ns': int(laid.tick[-1]),
-        'recorder': json.loads(bag.custom().get('recorder', '{}'))}
+        'parts': int(laid.part[-1]) + 1,
+        'notes': laid.notes,
+        'first_stamp_ns': int(laid.tick[0]),
+        'last_stamp_ns': int(laid.tick[-1]),
+        'recorder': json.loads(bag.custom().get('recorder', '{}')),
+    }
 
 
 def _episodes(bag: Bag, laid: Plan, pieces: list[slice], spec: TaskSpec) -> Iterator[Episode]:
@@ -245,18 +299,29 @@ def _episodes(bag: Bag, laid: Plan, pieces: list[slice], spec: TaskSpec) -> Iter
 def _episode(bag: Bag, laid: Plan, piece: slice, frames: np.ndarray, spec: TaskSpec) -> Episode:
     action = to_normalised(laid.action[piece], spec.actions).astype(np.float32)
     return Episode(
-        frames=frames, action=action, intent=laid.intent[piece], valid=laid.valid[piece],
-        stamp=laid.tick[piece] / SECOND, proprio=laid.proprio[piece],
-        info={'task': spec.to_dict(), 'bag': bag.path.name, 'part': int(laid.part[piece.start]),
-              'first_stamp_ns': int(laid.tick[piece.start])})
+        frames=frames,
+        action=action,
+        intent=laid.intent[piece],
+        valid=laid.valid[piece],
+        stamp=laid.tick[piece] / SECOND,
+        proprio=laid.proprio[piece],
+        info={
+            'task': spec.to_dict(),
+            'bag': bag.path.name,
+            'part': int(laid.part[piece.start]),
+            'first_stamp_ns': int(laid.tick[piece.start]),
+        },
+    )
 
 
 def observe(picture: np.ndarray, spec: TaskSpec, bag: Bag) -> np.ndarray:
     """Make the observation of a recorded picture; one of another size is refused."""
     camera = spec.camera
     if picture.shape[:2] != (camera.height, camera.width):
-        raise BagError(f'{bag.path}: the images are {picture.shape[1]}x{picture.shape[0]}, the '
-                       f'camera of task {spec.name!r} gives {camera.width}x{camera.height}')
+        raise BagError(
+            f'{bag.path}: the images are {picture.shape[1]}x{picture.shape[0]}, the '
+            f'camera of task {spec.name!r} gives {camera.width}x{camera.height}'
+        )
     return to_observation(picture, spec)
 
 
@@ -273,6 +338,7 @@ def _totals(sources: list[dict[str, Any]]) -> dict[str, Any]:
     names = ('frames', 'valid', 'labelled', 'milestones', 'episodes', 'parts', 'left_out')
     totals: dict[str, Any] = {name: sum(source[name] for source in sources) for name in names}
     totals['labelled_share'] = totals['labelled'] / max(totals['frames'], 1)
-    totals['notes'] = [f'{source["bag"]}: {note}'
-                       for source in sources for note in source['notes']]
+    totals['notes'] = [
+        f'{source["bag"]}: {note}' for source in sources for note in source['notes']
+    ]
     return totals

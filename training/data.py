@@ -46,8 +46,10 @@ class PlayDataset:
 
     def __init__(self, episodes: list[Episode], holdout: float = 0.1) -> None:
         if not episodes:
-            raise DataError('the dataset holds no episode; record more play, or look at what '
-                            '`dmo check` says of the bag')
+            raise DataError(
+                'the dataset holds no episode; record more play, or look at what '
+                '`dmo check` says of the bag'
+            )
         kept = max(1, len(episodes) - max(1, round(holdout * len(episodes))))
         self.train = episodes[:kept]
         self.held_out = episodes[kept:] or episodes[-1:]
@@ -72,12 +74,15 @@ class PlayDataset:
         episodes = self.episodes()
         lengths = [len(e.action) for e in episodes], [len(reward) for reward in rewards]
         if lengths[0] != lengths[1]:
-            raise DataError(f'rewards of {lengths[1]} frames for episodes of {lengths[0]}; score '
-                            'every frame of every episode once')
+            raise DataError(
+                f'rewards of {lengths[1]} frames for episodes of {lengths[0]}; score '
+                'every frame of every episode once'
+            )
         self.rewards = {id(e): reward for e, reward in zip(episodes, rewards)}
 
-    def sample(self, rng: np.random.Generator, batch: int, length: int,
-               held_out: bool = False) -> Segment:
+    def sample(
+        self, rng: np.random.Generator, batch: int, length: int, held_out: bool = False
+    ) -> Segment:
         """Draw ``batch`` valid segments uniformly over their starts."""
         episodes = self.held_out if held_out else self.train
         starts = self.starts(length, held_out)
@@ -86,13 +91,19 @@ class PlayDataset:
 
     def cut(self, places: list[tuple[Episode, int]], length: int) -> Segment:
         """Cut segments of ``length`` at (episode, start) places."""
+
         def gather(name: str) -> torch.Tensor:
-            return torch.from_numpy(np.stack([
-                np.asarray(getattr(episode, name)[t:t + length]) for episode, t in places]))
+            return torch.from_numpy(
+                np.stack(
+                    [np.asarray(getattr(episode, name)[t : t + length]) for episode, t in places]
+                )
+            )
+
         reward = None
         if self.rewards:
-            reward = torch.from_numpy(np.stack([
-                self.rewards[id(episode)][t:t + length] for episode, t in places])).float()
+            reward = torch.from_numpy(
+                np.stack([self.rewards[id(episode)][t : t + length] for episode, t in places])
+            ).float()
         return Segment(gather('frames'), gather('action').float(), gather('intent'), reward)
 
     def starts(self, length: int, held_out: bool = False) -> np.ndarray:
@@ -103,15 +114,23 @@ class PlayDataset:
         """
         if (length, held_out) not in self._cache:
             episodes = self.held_out if held_out else self.train
-            runs = [(number, run.start, run.stop) for number, episode in enumerate(episodes)
-                    for run in valid_runs(episode.valid)]
-            found = [np.stack(np.broadcast_arrays(number, np.arange(start, stop - length + 1)), -1)
-                     for number, start, stop in runs if stop - start >= length]
+            runs = [
+                (number, run.start, run.stop)
+                for number, episode in enumerate(episodes)
+                for run in valid_runs(episode.valid)
+            ]
+            found = [
+                np.stack(np.broadcast_arrays(number, np.arange(start, stop - length + 1)), -1)
+                for number, start, stop in runs
+                if stop - start >= length
+            ]
             if not found:
                 longest = max((stop - start for _, start, stop in runs), default=0)
-                raise DataError(f'no stretch of {length} valid frames in {len(episodes)} episodes '
-                                f'(the longest has {longest}); record longer stretches without '
-                                'gaps')
+                raise DataError(
+                    f'no stretch of {length} valid frames in {len(episodes)} episodes '
+                    f'(the longest has {longest}); record longer stretches without '
+                    'gaps'
+                )
             self._cache[length, held_out] = np.concatenate(found)
         return self._cache[length, held_out]
 

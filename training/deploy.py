@@ -36,16 +36,21 @@ class RssmPolicy(nn.Module):
         super().__init__()
         driven = cast(nn.Linear, actor.net[-1]).out_features // 2
         if driven != rssm.config.actions:
-            raise ValueError(f'the actor drives {driven} of the {rssm.config.actions} actions of '
-                             'its local model; say first what the others do meanwhile')
+            raise ValueError(
+                f'the actor drives {driven} of the {rssm.config.actions} actions of '
+                'its local model; say first what the others do meanwhile'
+            )
         self.rssm, self.actor = rssm, actor
         self.frame_stack = 1
         c = rssm.config
         self.state_shapes: Mapping[str, tuple[int, ...]] = {
-            'h': (c.recurrent,), 'z': (c.groups, c.classes)}
+            'h': (c.recurrent,),
+            'z': (c.groups, c.classes),
+        }
 
-    def forward(self, image: Tensor, prev_action: Tensor, is_first: Tensor, h: Tensor,
-                z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, prev_action: Tensor, is_first: Tensor, h: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Filter one frame (B, 1, H, W, 3) into the latent and act on it."""
         keep = 1.0 - is_first
         latent = Latent(h * keep, z * keep[..., None])
@@ -96,18 +101,29 @@ def load_policy(checkpoint: Path) -> tuple[RssmPolicy, TaskSpec, dict[str, Any]]
     if state.get('stage') != 'policy':
         raise engine.CheckpointError(
             f'{checkpoint} is a checkpoint of stage {state.get("stage")!r}; a policy is exported '
-            'from one that `dmo train policy` wrote')
+            'from one that `dmo train policy` wrote'
+        )
     spec, config = TaskSpec.from_dict(state['task']), state['config']
     rssm = Rssm(RssmConfig(**state['local']))
     rssm.load_state_dict(state['training']['trainer']['model'])
     agent = config['agent']
-    actor = Actor(rssm.features_width, len(spec.driven), agent['actor_hidden'],
-                  agent['log_std_init'], tuple(agent['log_std_range']))
+    actor = Actor(
+        rssm.features_width,
+        len(spec.driven),
+        agent['actor_hidden'],
+        agent['log_std_init'],
+        tuple(agent['log_std_range']),
+    )
     actor.load_state_dict(state['training']['agent']['actor'])
     provenance = {
-        'method': 'dmo-sapo', 'epoch': state['epoch'], 'seed': config['seed'],
-        'forward': config['forward'], 'data': Path(config['data']).name,
-        'checkpoint_sha256': _sha256(checkpoint), 'revision': engine.git_revision()}
+        'method': 'dmo-sapo',
+        'epoch': state['epoch'],
+        'seed': config['seed'],
+        'forward': config['forward'],
+        'data': Path(config['data']).name,
+        'checkpoint_sha256': _sha256(checkpoint),
+        'revision': engine.git_revision(),
+    }
     return RssmPolicy(rssm, actor), spec, provenance
 
 

@@ -87,17 +87,25 @@ def pack(tree: Any, tensors: dict[str, torch.Tensor], path: str = '') -> Any:
     if isinstance(tree, Mapping):
         for key in tree:
             if not isinstance(key, (bool, int, float, str)):
-                raise CheckpointError(f'{path or "the state"} has the key {key!r}; a checkpoint '
-                                      'holds dicts with strings or numbers as keys')
-        return {'@dict': [[key, pack(value, tensors, f'{path}.{key}')]
-                          for key, value in tree.items()]}
+                raise CheckpointError(
+                    f'{path or "the state"} has the key {key!r}; a checkpoint '
+                    'holds dicts with strings or numbers as keys'
+                )
+        return {
+            '@dict': [[key, pack(value, tensors, f'{path}.{key}')] for key, value in tree.items()]
+        }
     if isinstance(tree, (list, tuple)):
-        return {'@list' if isinstance(tree, list) else '@tuple':
-                [pack(value, tensors, f'{path}.{index}') for index, value in enumerate(tree)]}
+        return {
+            '@list' if isinstance(tree, list) else '@tuple': [
+                pack(value, tensors, f'{path}.{index}') for index, value in enumerate(tree)
+            ]
+        }
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return tree
-    raise CheckpointError(f'{path or "the state"} is a {type(tree).__name__}, which a checkpoint '
-                          'does not hold; keep numbers, strings, arrays, tensors, lists and dicts')
+    raise CheckpointError(
+        f'{path or "the state"} is a {type(tree).__name__}, which a checkpoint '
+        'does not hold; keep numbers, strings, arrays, tensors, lists and dicts'
+    )
 
 
 def _keep(tensor: torch.Tensor, tensors: dict[str, torch.Tensor], name: str) -> str:
@@ -112,15 +120,17 @@ def _from_array(array: np.ndarray, path: str) -> torch.Tensor:
     try:
         return torch.from_numpy(np.array(array, order='C'))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f'{path} is an array of {array.dtype}, which a checkpoint does not '
-                              'hold; keep numbers in the byte order of the machine') from error
+        raise CheckpointError(
+            f'{path} is an array of {array.dtype}, which a checkpoint does not '
+            'hold; keep numbers in the byte order of the machine'
+        ) from error
 
 
 def unpack(plain: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """Undo :func:`pack`."""
     if not isinstance(plain, dict):
         return plain
-    (kind, value), = plain.items()
+    ((kind, value),) = plain.items()
     if kind == '@tensor':
         return tensors[value]
     if kind == '@array':
@@ -152,8 +162,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             names = stream.keys()
             tensors = {name: stream.get_tensor(name) for name in names}
         if 'dmo_ros' not in header:
-            raise CheckpointError(f'{path} is no checkpoint of dmo_ros; train that stage, or give '
-                                  'the .safetensors file of one of its runs')
+            raise CheckpointError(
+                f'{path} is no checkpoint of dmo_ros; train that stage, or give '
+                'the .safetensors file of one of its runs'
+            )
         text = header['dmo_ros']
         found = _checksum(text, tensors)
         if header.get('crc32', found) != found:
@@ -164,8 +176,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f'{path} is damaged ({error}); delete it and resume from the one '
-                              'before, or train the stage again') from error
+        raise CheckpointError(
+            f'{path} is damaged ({error}); delete it and resume from the one '
+            'before, or train the stage again'
+        ) from error
     return state
 
 
@@ -189,8 +203,10 @@ def load_stage(path: Path, stage: str, spec: TaskSpec | None = None) -> dict[str
     """
     state = load_checkpoint(path)
     if state.get('stage') != stage:
-        raise CheckpointError(f'{path} is a checkpoint of stage {state.get("stage")!r}; give the '
-                              f'{stage}.safetensors of a {stage} run')
+        raise CheckpointError(
+            f'{path} is a checkpoint of stage {state.get("stage")!r}; give the '
+            f'{stage}.safetensors of a {stage} run'
+        )
     if spec is not None:
         require_same(spec, TaskSpec.from_dict(state['task']), f'the checkpoint {path}')
     return state
@@ -203,12 +219,16 @@ FREE = ('out', 'device', 'threads', 'log_every', 'save_every')
 def load_to_resume(path: Path, stage: str, config: Any, spec: TaskSpec) -> dict[str, Any]:
     """Read a checkpoint to carry on from; one written with another config is refused by field."""
     state = load_stage(path, stage, spec)
-    here, there = ({name: value for name, value in plain.items() if name not in FREE}
-                   for plain in (plain_config(config), state['config']))
+    here, there = (
+        {name: value for name, value in plain.items() if name not in FREE}
+        for plain in (plain_config(config), state['config'])
+    )
     difference = first_difference(here, there, '')
     if difference:
-        raise CheckpointError(f'{path} was written with another configuration ({difference}); '
-                              'resume with that one, or begin anew in another folder')
+        raise CheckpointError(
+            f'{path} was written with another configuration ({difference}); '
+            'resume with that one, or begin anew in another folder'
+        )
     return state
 
 
@@ -244,8 +264,9 @@ def git_revision() -> str:
 class RunLog:
     """A run folder: config.json once, metrics.jsonl and TensorBoard events as it goes."""
 
-    def __init__(self, folder: Path, config: Any, resume: bool = False,
-                 start: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: Any, resume: bool = False, start: int | None = None
+    ) -> None:
         """
         Open a run folder.
 
@@ -253,18 +274,23 @@ class RunLog:
             that will be taken again, and go.
         """
         from torch.utils.tensorboard import SummaryWriter
+
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.started = time.monotonic()
-        stored = {'config': plain_config(config), 'git': git_revision(),
-                  'torch': torch.__version__}
+        stored = {
+            'config': plain_config(config),
+            'git': git_revision(),
+            'torch': torch.__version__,
+        }
         atomic_write(folder / 'config.json', json.dumps(stored, indent=2).encode())
         lines, resumed = folder / 'metrics.jsonl', resume and start is not None
         if resumed and lines.is_file():
             atomic_write(lines, _lines_until(lines, start or 0))
         self._lines = open(lines, 'a' if resume else 'w', buffering=1)  # noqa: SIM115
-        self._board = SummaryWriter(str(folder / 'tensorboard'),
-                                    purge_step=(start or 0) + 1 if resumed else None)
+        self._board = SummaryWriter(
+            str(folder / 'tensorboard'), purge_step=(start or 0) + 1 if resumed else None
+        )
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Log figures of a step; not-finite ones are kept as they are, they are the news."""
@@ -295,5 +321,13 @@ def _lines_until(path: Path, step: int) -> bytes:
 def progress(total: int, start: int, what: str) -> Iterator[int]:
     """Yield step numbers with a progress bar on standard error."""
     from tqdm import tqdm
-    yield from tqdm(range(start, total), desc=what, initial=start, total=total, unit='step',
-                    mininterval=1.0, dynamic_ncols=True)
+
+    yield from tqdm(
+        range(start, total),
+        desc=what,
+        initial=start,
+        total=total,
+        unit='step',
+        mininterval=1.0,
+        dynamic_ncols=True,
+    )

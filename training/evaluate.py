@@ -29,8 +29,9 @@ NOISE_FLOOR = 1e-3  # metres; smaller moves of the tool are no path and have no 
 Act = Callable[[PusherTwin], np.ndarray]  # the twin as it stands -> velocities (B, 2) in m/s
 
 
-def evaluate_batched(policy: Any, task: str = 'pusher', episodes: int = 200,
-                     seed: int = 1000) -> dict[str, Any]:
+def evaluate_batched(
+    policy: Any, task: str = 'pusher', episodes: int = 200, seed: int = 1000
+) -> dict[str, Any]:
     """
     Run all episodes at once on the batched twin.
 
@@ -47,13 +48,23 @@ def evaluate_batched(policy: Any, task: str = 'pusher', episodes: int = 200,
     for _ in range(spec.success.episode_steps):
         twin.step(act(twin))
         states.append(twin.state)
-    return {'policy': name, 'how': 'batched', 'seed': seed, **summarise(
-        spec, np.stack(states, axis=1)), 'seconds': round(time.monotonic() - begin, 3)}
+    return {
+        'policy': name,
+        'how': 'batched',
+        'seed': seed,
+        **summarise(spec, np.stack(states, axis=1)),
+        'seconds': round(time.monotonic() - begin, 3),
+    }
 
 
-def evaluate_graph(policy: str | Path, task: str = 'pusher', episodes: int = 20,
-                   seed: int = 1000, speed: float = 100.0,
-                   patience: float = 30.0) -> dict[str, Any]:
+def evaluate_graph(
+    policy: str | Path,
+    task: str = 'pusher',
+    episodes: int = 20,
+    seed: int = 1000,
+    speed: float = 100.0,
+    patience: float = 30.0,
+) -> dict[str, Any]:
     """
     Run episodes one after the other through the ROS graph: camera, policy, gate and twin nodes.
 
@@ -63,12 +74,18 @@ def evaluate_graph(policy: str | Path, task: str = 'pusher', episodes: int = 20,
     :raises UpError: with a node's last words, when it ends or the graph gets stuck.
     """
     from dmo_ros.episodes import run_episodes
+
     spec, begin = _pusher(task), time.monotonic()
     states = run_episodes(str(policy), task, starts(task, episodes, seed), seed, speed, patience)
     missed = int(np.isnan(states).any(axis=2).sum())
-    return {'policy': str(policy), 'how': 'graph', 'seed': seed, **summarise(
-        spec, _fill(states)), 'missed_states': missed,
-        'seconds': round(time.monotonic() - begin, 3)}
+    return {
+        'policy': str(policy),
+        'how': 'graph',
+        'seed': seed,
+        **summarise(spec, _fill(states)),
+        'missed_states': missed,
+        'seconds': round(time.monotonic() - begin, 3),
+    }
 
 
 def starts(task: str, episodes: int, seed: int) -> np.ndarray:
@@ -90,12 +107,17 @@ def summarise(spec: TaskSpec, states: np.ndarray) -> dict[str, Any]:
     for step in range(1, states.shape[1]):
         tracker.update(np.linalg.norm(states[:, step, 2:] - goal, axis=1))
     done = np.flatnonzero(tracker.strict)
-    paths = [states[row, :tracker.steps_to_success[row] + 1, :2] for row in done]
-    return {'task': spec.name, 'episodes': len(states), 'episode_steps': states.shape[1] - 1,
-            'strict': _rate(tracker.strict), 'relaxed': _rate(tracker.relaxed),
-            'steps': _spread(tracker.steps_to_success[done]),
-            'straightness': _spread([straightness(path) for path in paths]),
-            'curvature': _spread([path_curvature(path) for path in paths])}
+    paths = [states[row, : tracker.steps_to_success[row] + 1, :2] for row in done]
+    return {
+        'task': spec.name,
+        'episodes': len(states),
+        'episode_steps': states.shape[1] - 1,
+        'strict': _rate(tracker.strict),
+        'relaxed': _rate(tracker.relaxed),
+        'steps': _spread(tracker.steps_to_success[done]),
+        'straightness': _spread([straightness(path) for path in paths]),
+        'curvature': _spread([path_curvature(path) for path in paths]),
+    }
 
 
 def path_curvature(path: np.ndarray) -> float:
@@ -144,6 +166,7 @@ def _actor(policy: Any, spec: TaskSpec, episodes: int, seed: int) -> tuple[str, 
         name, loop = policy.digest[:12], policy.loop(episodes)
     else:
         from .export import torch_loop
+
         name, loop = type(policy).__name__, torch_loop(policy, spec, episodes)
     return name, lambda twin: to_si(loop.step(twin.render()), spec.driven)
 
@@ -157,20 +180,28 @@ def _fill(states: np.ndarray) -> np.ndarray:
 
 def _rate(success: np.ndarray) -> dict[str, Any]:
     low, high = wilson(int(success.sum()), len(success))
-    return {'successes': int(success.sum()), 'rate': float(success.mean()),
-            'low': low, 'high': high}
+    return {
+        'successes': int(success.sum()),
+        'rate': float(success.mean()),
+        'low': low,
+        'high': high,
+    }
 
 
 def _spread(values: Any) -> dict[str, Any]:
     """Return mean and deviation (ddof 1), None where there are too few values to say."""
     found = [float(value) for value in values if math.isfinite(value)]
-    return {'n': len(found), 'mean': float(np.mean(found)) if found else None,
-            'std': float(np.std(found, ddof=1)) if len(found) > 1 else None}
+    return {
+        'n': len(found),
+        'mean': float(np.mean(found)) if found else None,
+        'std': float(np.std(found, ddof=1)) if len(found) > 1 else None,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate from the command line; one sentence and exit code 2 when it cannot be done."""
     import argparse
+
     parser = argparse.ArgumentParser(prog='dmo eval', description='Evaluate a policy on a twin.')
     parser.add_argument('policy', help="a policy file, or 'expert' or 'random'")
     parser.add_argument('--task', default='pusher')
@@ -182,8 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.graph:
-            result = evaluate_graph(given.policy, given.task, given.episodes or 20, given.seed,
-                                    given.speed)
+            result = evaluate_graph(
+                given.policy, given.task, given.episodes or 20, given.seed, given.speed
+            )
         else:
             result = evaluate_batched(given.policy, given.task, given.episodes or 200, given.seed)
     except (ValueError, RuntimeError, ImportError) as error:

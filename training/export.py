@@ -48,8 +48,9 @@ class ExportablePolicy(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]:
         """As of nn.Module."""
 
-    def __call__(self, image: Tensor, prev_action: Tensor, is_first: Tensor,
-                 *states: Tensor) -> tuple[Tensor, ...]:
+    def __call__(
+        self, image: Tensor, prev_action: Tensor, is_first: Tensor, *states: Tensor
+    ) -> tuple[Tensor, ...]:
         """
         Answer one control step.
 
@@ -79,24 +80,38 @@ def torch_infer(policy: ExportablePolicy) -> Infer:
     """Return the numpy inference function of a torch policy, for a ClosedLoop."""
     device = next(iter(policy.parameters()), torch.empty(0)).device
 
-    def infer(image: np.ndarray, prev_action: np.ndarray, is_first: np.ndarray,
-              states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    def infer(
+        image: np.ndarray, prev_action: np.ndarray, is_first: np.ndarray, states: list[np.ndarray]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
         given = (image, prev_action, is_first, *states)
         with torch.no_grad():
             action, *after = policy(*(torch.from_numpy(array).to(device) for array in given))
         return action.cpu().numpy(), [state.cpu().numpy() for state in after]
+
     return infer
 
 
 def torch_loop(policy: ExportablePolicy, spec: TaskSpec, batch: int = 1) -> ClosedLoop:
     """Return a closed loop around a torch policy, on whatever device it lives."""
-    return ClosedLoop(torch_infer(policy), len(spec.policy_actions), policy.frame_stack,
-                      list(policy.state_shapes.values()), batch)
+    return ClosedLoop(
+        torch_infer(policy),
+        len(spec.policy_actions),
+        policy.frame_stack,
+        list(policy.state_shapes.values()),
+        batch,
+    )
 
 
-def export(policy: ExportablePolicy, spec: TaskSpec, out: str | Path, *,
-           provenance: Mapping[str, Any] | None = None, frames: np.ndarray | None = None,
-           key: SigningKey | None = None, parity_steps: int = 200) -> ExportReport:
+def export(
+    policy: ExportablePolicy,
+    spec: TaskSpec,
+    out: str | Path,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    frames: np.ndarray | None = None,
+    key: SigningKey | None = None,
+    parity_steps: int = 200,
+) -> ExportReport:
     """
     Write ``policy`` (an nn.Module besides) as one sealed ONNX file and prove that it is the same.
 
@@ -121,24 +136,29 @@ def export(policy: ExportablePolicy, spec: TaskSpec, out: str | Path, *,
         os.replace(draft, out)
     finally:
         draft.unlink(missing_ok=True)
-    return ExportReport(out, loaded.digest, out.stat().st_size, time.monotonic() - begin,
-                        len(frames), difference)
+    return ExportReport(
+        out, loaded.digest, out.stat().st_size, time.monotonic() - begin, len(frames), difference
+    )
 
 
-def parity(policy: ExportablePolicy, loaded: Policy, frames: np.ndarray,
-           tolerance: float = 1e-4) -> float:
+def parity(
+    policy: ExportablePolicy, loaded: Policy, frames: np.ndarray, tolerance: float = 1e-4
+) -> float:
     """
     Run both over ``frames``, each feeding back its own states; return the largest difference.
 
     :raises ExportError: above ``tolerance``, with the first step that differs.
     """
     loop, twin = torch_loop(policy, loaded.spec), loaded.loop()
-    gaps = np.array([np.abs(loop.step(frame[None]) - twin.step(frame[None])).max()
-                     for frame in frames])
+    gaps = np.array(
+        [np.abs(loop.step(frame[None]) - twin.step(frame[None])).max() for frame in frames]
+    )
     if gaps.max() > tolerance:
-        raise ExportError(f'the exported graph differs from the module by {gaps.max():.2g}, first '
-                          f'at step {int(np.argmax(gaps > tolerance))}; a graph with an argmax '
-                          'may flip between equal classes: train longer, or compare the states')
+        raise ExportError(
+            f'the exported graph differs from the module by {gaps.max():.2g}, first '
+            f'at step {int(np.argmax(gaps > tolerance))}; a graph with an argmax '
+            'may flip between equal classes: train longer, or compare the states'
+        )
     return float(gaps.max())
 
 
@@ -156,29 +176,48 @@ class _Graph(nn.Module):
 def _graph(policy: ExportablePolicy, spec: TaskSpec) -> bytes:
     """Return the serialised ONNX graph, weights inside and without traces of this machine."""
     inputs, outputs = interface(spec, policy.frame_stack, _states(policy))
-    example = tuple(torch.zeros([2 if size == BATCH else int(size) for size in tensor.shape],
-                                dtype=getattr(torch, tensor.dtype)) for tensor in inputs)
+    example = tuple(
+        torch.zeros(
+            [2 if size == BATCH else int(size) for size in tensor.shape],
+            dtype=getattr(torch, tensor.dtype),
+        )
+        for tensor in inputs
+    )
     shapes = (({0: torch.export.Dim(BATCH)},) * len(inputs),)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')
         logging.getLogger('torch.onnx').setLevel(logging.ERROR)
         try:
             program = torch.onnx.export(
-                _Graph(cast(nn.Module, policy)), example, dynamo=True, opset_version=OPSET,
+                _Graph(cast(nn.Module, policy)),
+                example,
+                dynamo=True,
+                opset_version=OPSET,
                 external_data=False,
                 input_names=[tensor.name for tensor in inputs],
                 output_names=[tensor.name for tensor in outputs],
-                dynamic_shapes=shapes, verbose=False)
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
         except ImportError as error:
-            raise ExportError('exporting needs onnx and onnxscript; install them: '
-                              "pip install 'dmo_ros[train]'") from error
+            raise ExportError(
+                "exporting needs onnx and onnxscript; install them: pip install 'dmo_ros[train]'"
+            ) from error
         except Exception as error:  # the exporter's exceptions share no base class but this one
-            raise ExportError(f'the policy does not export ({str(error)[:400]}); its forward must '
-                              'use tensors only: masks instead of if, no sampling') from error
+            raise ExportError(
+                f'the policy does not export ({str(error)[:400]}); its forward must '
+                'use tensors only: masks instead of if, no sampling'
+            ) from error
     assert program is not None
     model = program.model_proto
-    for item in (*model.graph.node, *model.graph.value_info, *model.graph.input,
-                 *model.graph.output, *model.functions, model.graph):
+    for item in (
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+        *model.functions,
+        model.graph,
+    ):
         item.ClearField('metadata_props')  # stack traces with the paths of this machine
         item.ClearField('doc_string')
     data: bytes = model.SerializeToString()
@@ -186,12 +225,14 @@ def _graph(policy: ExportablePolicy, spec: TaskSpec) -> bytes:
 
 
 def _states(policy: ExportablePolicy) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name, 'float32', (BATCH, *shape))
-                 for name, shape in policy.state_shapes.items())
+    return tuple(
+        TensorSpec(name, 'float32', (BATCH, *shape)) for name, shape in policy.state_shapes.items()
+    )
 
 
-def _contract(policy: ExportablePolicy, spec: TaskSpec, frames: np.ndarray,
-              provenance: dict[str, Any]) -> Contract:
+def _contract(
+    policy: ExportablePolicy, spec: TaskSpec, frames: np.ndarray, provenance: dict[str, Any]
+) -> Contract:
     """Record the golden loop with PyTorch: two episodes, so that the reset is checked as well."""
     first = (0, len(frames) // 2)
     loop, actions = torch_loop(policy, spec), []
@@ -202,8 +243,15 @@ def _contract(policy: ExportablePolicy, spec: TaskSpec, frames: np.ndarray,
     states = _states(policy)
     inputs, outputs = interface(spec, policy.frame_stack, states)
     versions = {'torch': torch.__version__, 'opset': OPSET}
-    return Contract(spec.to_dict(), policy.frame_stack, states, inputs, outputs,
-                    Golden(frames, first, np.stack(actions)), {**versions, **provenance})
+    return Contract(
+        spec.to_dict(),
+        policy.frame_stack,
+        states,
+        inputs,
+        outputs,
+        Golden(frames, first, np.stack(actions)),
+        {**versions, **provenance},
+    )
 
 
 def _frames(spec: TaskSpec, count: int, given: np.ndarray | None) -> np.ndarray:
@@ -215,8 +263,10 @@ def _frames(spec: TaskSpec, count: int, given: np.ndarray | None) -> np.ndarray:
         repeat = -(-size // 4)
         return coarse.repeat(repeat, 1).repeat(repeat, 2)[:, :size, :size].copy()
     if given.shape[1:] != (size, size, 3) or given.dtype != np.uint8 or not len(given):
-        raise ExportError(f'golden frames must be (N, {size}, {size}, 3) uint8, these are '
-                          f'{given.shape} {given.dtype}')
+        raise ExportError(
+            f'golden frames must be (N, {size}, {size}, 3) uint8, these are '
+            f'{given.shape} {given.dtype}'
+        )
     return np.ascontiguousarray(given[np.arange(max(count, GOLDEN_STEPS)) % len(given)])
 
 
@@ -227,14 +277,16 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def export_run(run: Path, out: Path, key: SigningKey | None = None,
-               data: Path | None = None) -> ExportReport:
+def export_run(
+    run: Path, out: Path, key: SigningKey | None = None, data: Path | None = None
+) -> ExportReport:
     """
     Export the policy of a run folder (or of its checkpoint).
 
     :param data: dataset whose frames make up the golden loop; the noise of :func:`export` without.
     """
     from .deploy import golden_frames, load_policy
+
     checkpoint = run / 'policy.safetensors' if run.is_dir() else run
     module, spec, provenance = load_policy(checkpoint)
     frames = golden_frames(data, spec) if data is not None else None
@@ -244,6 +296,7 @@ def export_run(run: Path, out: Path, key: SigningKey | None = None,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export from the command line; one sentence and exit code 2 when it cannot be done."""
     import argparse
+
     parser = argparse.ArgumentParser(prog='dmo export', description='Write a policy file.')
     parser.add_argument('run', type=Path, help='folder or checkpoint of dmo train policy')
     parser.add_argument('-o', '--out', type=Path, default=Path('policy.onnx'))
@@ -264,9 +317,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps(figures))
     else:
-        print(f'{report.path}: {report.bytes / 1e6:.2f} MB, sha256 {report.digest[:12]}..., '
-              f'within {report.largest_difference:.1g} of PyTorch over {report.steps} steps'
-              + (f'\nsigned; trusted_keys for the robot: {key.public}' if key else ''))
+        print(
+            f'{report.path}: {report.bytes / 1e6:.2f} MB, sha256 {report.digest[:12]}..., '
+            f'within {report.largest_difference:.1g} of PyTorch over {report.steps} steps'
+            + (f'\nsigned; trusted_keys for the robot: {key.public}' if key else '')
+        )
     return 0
 
 

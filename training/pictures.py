@@ -20,8 +20,9 @@ SHOWN = (0, 1, 2, 4, 8, 12, 16, 24, 32)  # steps after the context
 
 
 @torch.no_grad()
-def rollout_strip(task: str, dataset: Path, global_run: Path, local_run: Path, out: Path,
-                  seed: int = 0) -> None:
+def rollout_strip(
+    task: str, dataset: Path, global_run: Path, local_run: Path, out: Path, seed: int = 0
+) -> None:
     """
     Draw held-out play beside what both models make of its first frames and its actions.
 
@@ -32,7 +33,7 @@ def rollout_strip(task: str, dataset: Path, global_run: Path, local_run: Path, o
     play = PlayDataset.open(dataset, spec)
     length = spec.context_length
     segment = play.sample(np.random.default_rng(seed), 2, length + SHOWN[-1] + 1, held_out=True)
-    context = Context(segment.frames[:, :length], segment.action[:, :length - 1])
+    context = Context(segment.frames[:, :length], segment.action[:, : length - 1])
     world = load_world(global_run / 'global.safetensors', 2, lambda frame: torch.zeros(len(frame)))
     local = load_local(local_run / 'local.safetensors', spec)
     world.reset(context)
@@ -55,6 +56,7 @@ def _draw_strip(rows: dict[str, np.ndarray], period: float, out: Path) -> None:
     """Draw (B, N, H, W, 3) frames of each row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     samples = len(next(iter(rows.values())))
     figure = Figure(figsize=(1.15 * len(SHOWN), 1.2 * 3 * samples), layout='constrained')
     FigureCanvasAgg(figure)
@@ -76,6 +78,7 @@ def learning_curve(runs: Sequence[Path], out: Path) -> None:
     """Draw the success on the twin and the imagined reward of policy runs over their samples."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 3.2), layout='constrained')
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

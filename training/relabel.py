@@ -43,8 +43,9 @@ class RelabelConfig:
             raise ValueError('reach and ignore count frames, they cannot be negative')
 
 
-def relabel(dataset: Path | str, out: Path | str, config: RelabelConfig,
-            task: str | TaskSpec | None = None) -> dict[str, Any]:
+def relabel(
+    dataset: Path | str, out: Path | str, config: RelabelConfig, task: str | TaskSpec | None = None
+) -> dict[str, Any]:
     """
     Write ``out``, a copy of ``dataset`` with other labels; frames are shared by hard links.
 
@@ -62,15 +63,25 @@ def relabel(dataset: Path | str, out: Path | str, config: RelabelConfig,
         intent, doubt = labels(episode.intent, config)
         valid = episode.valid & ~doubt
         _share(folder, out / 'episodes' / folder.name, intent, valid)
-        for name, mask in (('changed', intent != episode.intent), ('labelled', intent > 0),
-                           ('ignored', episode.valid & doubt), ('valid', valid),
-                           ('milestones', intent == MILESTONE)):
+        for name, mask in (
+            ('changed', intent != episode.intent),
+            ('labelled', intent > 0),
+            ('ignored', episode.valid & doubt),
+            ('valid', valid),
+            ('milestones', intent == MILESTONE),
+        ):
             facts[name] += int(mask.sum())
     totals = {**meta['totals'], **{k: facts[k] for k in ('labelled', 'milestones', 'valid')}}
     totals['labelled_share'] = totals['labelled'] / max(totals['frames'], 1)
-    write_meta(out, TaskSpec.from_dict(meta['task']), **{
-        **{k: v for k, v in meta.items() if k not in ('format', 'task')}, 'totals': totals,
-        'relabel': [*meta.get('relabel', []), {'from': dataset.name, **asdict(config)}]})
+    write_meta(
+        out,
+        TaskSpec.from_dict(meta['task']),
+        **{
+            **{k: v for k, v in meta.items() if k not in ('format', 'task')},
+            'totals': totals,
+            'relabel': [*meta.get('relabel', []), {'from': dataset.name, **asdict(config)}],
+        },
+    )
     return {**totals, 'changed': facts['changed'], 'ignored': facts['ignored']}
 
 
@@ -79,16 +90,16 @@ def labels(intent: np.ndarray, config: RelabelConfig) -> tuple[np.ndarray, np.nd
     moved = np.full_like(intent, PLAY)
     count, shift = len(intent), config.shift
     if shift >= 0:
-        moved[:max(count - shift, 0)] = intent[shift:]
+        moved[: max(count - shift, 0)] = intent[shift:]
     else:
         moved[-shift:] = intent[:shift]
     starts = np.flatnonzero((moved == MILESTONE) & (np.roll(moved, 1) != MILESTONE))
     for start in starts:
-        moved[max(start - config.reach, 0):start] = MILESTONE
+        moved[max(start - config.reach, 0) : start] = MILESTONE
     doubt = np.zeros(count, dtype=bool)
     if config.ignore:
         for change in np.flatnonzero(np.diff(moved)) + 1:
-            doubt[max(change - config.ignore, 0):change + config.ignore] = True
+            doubt[max(change - config.ignore, 0) : change + config.ignore] = True
     return moved, doubt
 
 

@@ -13,8 +13,9 @@ import numpy as np
 SECOND = 1_000_000_000
 
 
-def grid(stamps: np.ndarray, period: int, max_gap: float = 2.5
-         ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def grid(
+    stamps: np.ndarray, period: int, max_gap: float = 2.5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     Lay ticks over sorted image stamps (N,) int64 ns.
 
@@ -67,8 +68,14 @@ def in_force(stamp: np.ndarray, log: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return begin, order[rank][kept]
 
 
-def mean_in_force(begin: np.ndarray, value: np.ndarray, tick: np.ndarray, end: np.ndarray,
-                  hold: float, stops: np.ndarray) -> np.ndarray:
+def mean_in_force(
+    begin: np.ndarray,
+    value: np.ndarray,
+    tick: np.ndarray,
+    end: np.ndarray,
+    hold: float,
+    stops: np.ndarray,
+) -> np.ndarray:
     """
     Return the time-weighted mean (T, A) of a held command over [tick, end).
 
@@ -94,8 +101,9 @@ def mean_in_force(begin: np.ndarray, value: np.ndarray, tick: np.ndarray, end: n
     return np.stack(means, axis=1) / ((end - tick) / SECOND)[:, None]
 
 
-def strongest_label(stamp: np.ndarray, label: np.ndarray, tick: np.ndarray, end: np.ndarray,
-                    hold: float) -> np.ndarray:
+def strongest_label(
+    stamp: np.ndarray, label: np.ndarray, tick: np.ndarray, end: np.ndarray, hold: float
+) -> np.ndarray:
     """
     Return (T,) uint8: the strongest label in force at a tick or pressed before its end.
 

@@ -104,8 +104,9 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
     log = engine.RunLog(config.out, config, resume, start)
     end = min(config.updates, until or config.updates)
     for step in engine.progress(end, start, 'local'):
-        trainer.set_rate(config.learning_rate * (
-            1.0 - (1.0 - config.final_rate) * step / config.updates))
+        trainer.set_rate(
+            config.learning_rate * (1.0 - (1.0 - config.final_rate) * step / config.updates)
+        )
         figures = trainer.update(dataset.sample(rng, config.batch, config.length))
         if (step + 1) % config.log_every == 0:
             log.write(step + 1, figures)
@@ -121,9 +122,11 @@ def open_dataset(config: Config) -> PlayDataset:
     """Open the play and score it; what does not fit the task or is too short is refused now."""
     spec, model = get_task(config.task), config.model
     if (model.frame_size, model.actions) != (spec.frame_size, len(spec.actions)):
-        raise TaskError(f'the local model takes frames of {model.frame_size} pixels and '
-                        f'{model.actions} actions, task {spec.name!r} has {spec.frame_size} and '
-                        f'{len(spec.actions)}; set frame_size and actions')
+        raise TaskError(
+            f'the local model takes frames of {model.frame_size} pixels and '
+            f'{model.actions} actions, task {spec.name!r} has {spec.frame_size} and '
+            f'{len(spec.actions)}; set frame_size and actions'
+        )
     dataset = PlayDataset.open(config.data, spec)
     dataset.starts(config.length)
     dataset.starts(CONTEXT + HORIZON, held_out=True)
@@ -132,8 +135,13 @@ def open_dataset(config: Config) -> PlayDataset:
 
 
 @torch.no_grad()
-def evaluate(model: Rssm, dataset: PlayDataset, rng: np.random.Generator,
-             context: int = CONTEXT, horizon: int = HORIZON) -> dict[str, float]:
+def evaluate(
+    model: Rssm,
+    dataset: PlayDataset,
+    rng: np.random.Generator,
+    context: int = CONTEXT,
+    horizon: int = HORIZON,
+) -> dict[str, float]:
     """
     Compare the prior's frames and rewards with held-out play, 1 and ``horizon`` steps ahead.
 
@@ -141,7 +149,7 @@ def evaluate(model: Rssm, dataset: PlayDataset, rng: np.random.Generator,
     """
     segment = dataset.sample(rng, 64, context + horizon, held_out=True)
     assert segment.reward is not None
-    state = model.begin(Context(segment.frames[:, :context], segment.action[:, :context - 1]))
+    state = model.begin(Context(segment.frames[:, :context], segment.action[:, : context - 1]))
     figures = {}
     for ahead in range(1, horizon + 1):
         t = context + ahead - 1
@@ -158,12 +166,20 @@ def evaluate(model: Rssm, dataset: PlayDataset, rng: np.random.Generator,
     return figures
 
 
-def _save(path: Path, config: Config, trainer: LocalTrainer, rng: np.random.Generator,
-          step: int) -> None:
-    engine.save_checkpoint(path, {
-        'stage': 'local', 'task': get_task(config.task).to_dict(), 'step': step,
-        'config': engine.plain_config(config), 'trainer': trainer.state_dict(),
-        'rng': engine.rng_state(rng)})
+def _save(
+    path: Path, config: Config, trainer: LocalTrainer, rng: np.random.Generator, step: int
+) -> None:
+    engine.save_checkpoint(
+        path,
+        {
+            'stage': 'local',
+            'task': get_task(config.task).to_dict(),
+            'step': step,
+            'config': engine.plain_config(config),
+            'trainer': trainer.state_dict(),
+            'rng': engine.rng_state(rng),
+        },
+    )
 
 
 def load_local(path: Path, spec: TaskSpec | None = None) -> Rssm:

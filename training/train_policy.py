@@ -118,15 +118,21 @@ class Training:
         self.local = load_local(c.local_model, self.spec)
         self.trainer = LocalTrainer(self.local, c.model_lr, c.model_grad_clip)
         self.world = make_world(c, reward)
-        self.replay = Replay(c.replay, c.agent.actors, self.spec.frame_size,
-                             len(self.spec.actions),
-                             c.out / 'replay' if c.replay > IN_MEMORY else None)
+        self.replay = Replay(
+            c.replay,
+            c.agent.actors,
+            self.spec.frame_size,
+            len(self.spec.actions),
+            c.out / 'replay' if c.replay > IN_MEMORY else None,
+        )
         self.recorder = Recorder(self.replay)
         self.contexts = PlayContexts(self.dataset, self.spec.context_length, c.seed + 1)
-        self.actors = Actors(self.world, self.local, self.contexts, c.agent.episode_length,
-                             self.recorder)
-        self.agent = DmoSapo(self.local.features_width, len(self.spec.driven),
-                             replace(c.agent, seed=c.seed))
+        self.actors = Actors(
+            self.world, self.local, self.contexts, c.agent.episode_length, self.recorder
+        )
+        self.agent = DmoSapo(
+            self.local.features_width, len(self.spec.driven), replace(c.agent, seed=c.seed)
+        )
 
     def epoch(self) -> dict[str, float]:
         """Run one epoch of Algorithm 1 and return its figures."""
@@ -134,8 +140,9 @@ class Training:
         for _ in range(self.config.model_updates):
             parts = self.trainer.update(*self._model_batch())
             figures = {f'model_{name}': value for name, value in parts.items()}
-        window = self.actors.rollout(self.agent.actor, self.config.agent.horizon,
-                                     self.agent.generator)
+        window = self.actors.rollout(
+            self.agent.actor, self.config.agent.horizon, self.agent.generator
+        )
         return figures | self.agent.update(window)
 
     def _model_batch(self) -> tuple[Segment, torch.Tensor]:
@@ -152,17 +159,25 @@ class Training:
         if real is None:
             return dreamt, starts
         assert real.reward is not None and dreamt.reward is not None
-        return Segment(torch.cat([real.frames, dreamt.frames]),
-                       torch.cat([real.action, dreamt.action]),
-                       torch.cat([real.intent, dreamt.intent]),
-                       torch.cat([real.reward, dreamt.reward])), torch.cat([first, starts])
+        return Segment(
+            torch.cat([real.frames, dreamt.frames]),
+            torch.cat([real.action, dreamt.action]),
+            torch.cat([real.intent, dreamt.intent]),
+            torch.cat([real.reward, dreamt.reward]),
+        ), torch.cat([first, starts])
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next epoch depends on."""
-        return {'agent': self.agent.state_dict(), 'trainer': self.trainer.state_dict(),
-                'actors': self.actors.state_dict(), 'recorder': self.recorder.state_dict(),
-                'replay': self.replay.state_dict(), 'world': self.world.state_dict(),
-                'contexts': engine.rng_state(self.contexts.rng), 'rng': engine.rng_state(self.rng)}
+        return {
+            'agent': self.agent.state_dict(),
+            'trainer': self.trainer.state_dict(),
+            'actors': self.actors.state_dict(),
+            'recorder': self.recorder.state_dict(),
+            'replay': self.replay.state_dict(),
+            'world': self.world.state_dict(),
+            'contexts': engine.rng_state(self.contexts.rng),
+            'rng': engine.rng_state(self.rng),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Carry on where :meth:`state_dict` was taken."""
@@ -180,15 +195,25 @@ def make_world(config: Config, reward: torch.nn.Module) -> ResumableModel:
     """Build the forward model the run asks for."""
     if config.forward == 'twin':
         if config.task != 'pusher':
-            raise TaskError(f"forward 'twin' is there for task 'pusher', not for {config.task!r}; "
-                            "use forward 'global'")
+            raise TaskError(
+                f"forward 'twin' is there for task 'pusher', not for {config.task!r}; "
+                "use forward 'global'"
+            )
         from .twin_world import TwinWorld
+
         return TwinWorld(config.agent.actors, reward, config.seed)
     if config.forward != 'global':
         raise ValueError(f"forward is 'global' or 'twin', not {config.forward!r}")
     from .train_global import load_world
-    return load_world(config.global_model, config.agent.actors, reward,
-                      steps=config.denoising_steps, seed=config.seed, spec=get_task(config.task))
+
+    return load_world(
+        config.global_model,
+        config.agent.actors,
+        reward,
+        steps=config.denoising_steps,
+        seed=config.seed,
+        spec=get_task(config.task),
+    )
 
 
 def train(config: Config, resume: bool = False, until: int | None = None) -> Path:
@@ -222,15 +247,23 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
 
 
 def _save(path: Path, training: Training) -> None:
-    engine.save_checkpoint(path, {
-        'stage': 'policy', 'task': training.spec.to_dict(),
-        'config': engine.plain_config(training.config), 'epoch': training.agent.epoch,
-        'local': engine.plain_config(training.local.config), 'training': training.state_dict()})
+    engine.save_checkpoint(
+        path,
+        {
+            'stage': 'policy',
+            'task': training.spec.to_dict(),
+            'config': engine.plain_config(training.config),
+            'epoch': training.agent.epoch,
+            'local': engine.plain_config(training.local.config),
+            'training': training.state_dict(),
+        },
+    )
 
 
 def score(local: Rssm, agent: DmoSapo, config: Config) -> dict[str, float]:
     """Success of the policy as it stands on the batched twin, for the learning curve only."""
     from .deploy import RssmPolicy
     from .evaluate import evaluate_batched
+
     result = evaluate_batched(RssmPolicy(local, agent.actor), config.task, 64, config.seed + 7)
     return {'strict': result['strict']['rate'], 'relaxed': result['relaxed']['rate']}

@@ -58,8 +58,13 @@ def train(config: Config, resume: bool = False) -> Path:
     # It reads the fields that both stages' configs have.
     world = make_world(cast(Any, config), load_reward(config.reward, spec))
     length = max(spec.context_length, spec.frame_stack)
-    env = WorldVecEnv(world, PlayContexts(dataset, length, config.seed + 1), len(spec.driven),
-                      config.agent.episode_length, spec.frame_stack)
+    env = WorldVecEnv(
+        world,
+        PlayContexts(dataset, length, config.seed + 1),
+        len(spec.driven),
+        config.agent.episode_length,
+        spec.frame_stack,
+    )
     model = build_ppo(env, replace(config.agent, seed=config.seed))
     log = engine.RunLog(config.out, config)
 
@@ -71,15 +76,24 @@ def train(config: Config, resume: bool = False) -> Path:
     curve = learn(model, config.agent.samples, config.evaluate_every, score)
     log.close()
     path = config.out / 'ppo.safetensors'
-    engine.save_checkpoint(path, {
-        'stage': 'ppo', 'task': spec.to_dict(), 'config': engine.plain_config(config),
-        'samples': model.num_timesteps, 'curve': curve, 'policy': model.policy.state_dict()})
+    engine.save_checkpoint(
+        path,
+        {
+            'stage': 'ppo',
+            'task': spec.to_dict(),
+            'config': engine.plain_config(config),
+            'samples': model.num_timesteps,
+            'curve': curve,
+            'policy': model.policy.state_dict(),
+        },
+    )
     return path
 
 
 def success(model: Any, spec: TaskSpec, config: Config) -> dict[str, float]:
     """Success of the policy as it stands on the batched twin, for the learning curve only."""
     from .evaluate import evaluate_batched
+
     policy = StackPolicy(PpoNetwork(model.policy), spec.frame_stack).eval()
     result = evaluate_batched(policy, spec.name, config.episodes, config.seed + 7)
     return {'strict': result['strict']['rate'], 'relaxed': result['relaxed']['rate']}
@@ -111,15 +125,21 @@ def load_ppo(checkpoint: Path) -> tuple[StackPolicy, TaskSpec, dict[str, Any]]:
     """
     state = engine.load_checkpoint(checkpoint)
     if state.get('stage') != 'ppo':
-        raise engine.CheckpointError(f'{checkpoint} is a checkpoint of stage '
-                                     f'{state.get("stage")!r}, not one of PPO')
+        raise engine.CheckpointError(
+            f'{checkpoint} is a checkpoint of stage {state.get("stage")!r}, not one of PPO'
+        )
     spec, config = TaskSpec.from_dict(state['task']), state['config']
     blank = _Blank(spec)
     env = WorldVecEnv(blank, blank, len(spec.driven), 1, spec.frame_stack, side_by_side)
     agent = PpoConfig(**{**config['agent'], 'hidden': tuple(config['agent']['hidden'])})
     policy: nn.Module = build_ppo(env, agent).policy
     policy.load_state_dict(state['policy'])
-    provenance = {'method': 'ppo', 'samples': state['samples'], 'seed': config['seed'],
-                  'forward': config['forward'], 'data': Path(config['data']).name,
-                  'revision': engine.git_revision()}
+    provenance = {
+        'method': 'ppo',
+        'samples': state['samples'],
+        'seed': config['seed'],
+        'forward': config['forward'],
+        'data': Path(config['data']).name,
+        'revision': engine.git_revision(),
+    }
     return StackPolicy(PpoNetwork(policy), spec.frame_stack).eval(), spec, provenance

@@ -59,8 +59,9 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
         torch.set_num_threads(config.threads)
     play = Play(open_dataset(config), config)
     model = RewardModel(config.model)
-    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate,
-                                  weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, config.updates)
     path, start = config.out / 'reward.safetensors', 0
     if resume and path.is_file():
@@ -88,8 +89,10 @@ def open_dataset(config: Config) -> PlayDataset:
     """Open the play and refuse a model that does not fit the task."""
     spec = get_task(config.task)
     if config.model.frame_size != spec.frame_size:
-        raise TaskError(f'the reward model takes frames of {config.model.frame_size} pixels, task '
-                        f'{spec.name!r} has {spec.frame_size}; set frame_size')
+        raise TaskError(
+            f'the reward model takes frames of {config.model.frame_size} pixels, task '
+            f'{spec.name!r} has {spec.frame_size}; set frame_size'
+        )
     return PlayDataset.open(config.data, spec)
 
 
@@ -109,12 +112,15 @@ class Play:
         c = config.model
         needed = bool(c.energy_weight or c.milestone_weight)
         if needed and not (self.splits[0][1] == MILESTONE).any():
-            raise DataError('no frame of the play carries the milestone label, so there is no '
-                            'goal to rank towards; press the milestone key when the task is '
-                            'done, or label the dataset with `dmo relabel`')
+            raise DataError(
+                'no frame of the play carries the milestone label, so there is no '
+                'goal to rank towards; press the milestone key when the task is '
+                'done, or label the dataset with `dmo relabel`'
+            )
 
-    def _flatten(self, episodes: list[Episode]
-                 ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
+    def _flatten(
+        self, episodes: list[Episode]
+    ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
         """
         Return valid frames, their labels, the targets of the intent head, and what is left.
 
@@ -125,9 +131,11 @@ class Play:
         runs = [(e, run) for e in episodes for run in valid_runs(e.valid)]
         left = [np.arange(run.stop - run.start)[::-1] for _, run in runs]
         if max((len(bout) for bout in left), default=0) <= self.config.shortest:
-            raise DataError(f'no stretch of {self.config.shortest + 1} valid frames in '
-                            f'{len(episodes)} episodes; record longer stretches without gaps, or '
-                            'set shortest')
+            raise DataError(
+                f'no stretch of {self.config.shortest + 1} valid frames in '
+                f'{len(episodes)} episodes; record longer stretches without gaps, or '
+                'set shortest'
+            )
         frames = torch.from_numpy(np.concatenate([e.frames[run] for e, run in runs]))
         labels = np.concatenate([e.intent[run] for e, run in runs])
         targets = np.concatenate([self._targets(np.asarray(e.intent))[run] for e, run in runs])
@@ -139,8 +147,9 @@ class Play:
         columns = []
         for label in (INTENT, MILESTONE):
             pressed = torch.from_numpy(labels == label)
-            ahead = [anticipated(pressed, factor, c.anticipation_steps)
-                     for factor in c.anticipation]
+            ahead = [
+                anticipated(pressed, factor, c.anticipation_steps) for factor in c.anticipation
+            ]
             columns.append(torch.stack(ahead).mean(dim=0).numpy())
         return np.stack(columns, axis=-1)
 
@@ -173,8 +182,9 @@ def _shift(pixels: Tensor, most: int, rng: np.random.Generator) -> Tensor:
     together = pixels.transpose(0, 1).reshape(batch, kinds * channels, height, width)
     padded = F.pad(together, (most,) * 4, mode='replicate')
     tops, sides = rng.integers(0, 2 * most + 1, (2, batch))
-    moved = torch.stack([padded[i, :, t:t + height, s:s + width]
-                         for i, (t, s) in enumerate(zip(tops, sides))])
+    moved = torch.stack(
+        [padded[i, :, t : t + height, s : s + width] for i, (t, s) in enumerate(zip(tops, sides))]
+    )
     return moved.view(batch, kinds, channels, height, width).transpose(0, 1)
 
 
@@ -243,17 +253,38 @@ def auroc(score: Tensor, truth: Tensor) -> float:
     return float((gap > 0).float().mean() + 0.5 * (gap == 0).float().mean())
 
 
-def _save(path: Path, config: Config, model: RewardModel, optimiser: torch.optim.Optimizer,
-          schedule: Any, rng: np.random.Generator, step: int) -> None:
-    engine.save_checkpoint(path, {
-        'stage': 'reward', 'task': get_task(config.task).to_dict(), 'step': step,
-        'config': engine.plain_config(config), 'model': model.state_dict(),
-        'optimiser': optimiser.state_dict(), 'schedule': schedule.state_dict(),
-        'rng': engine.rng_state(rng)})
+def _save(
+    path: Path,
+    config: Config,
+    model: RewardModel,
+    optimiser: torch.optim.Optimizer,
+    schedule: Any,
+    rng: np.random.Generator,
+    step: int,
+) -> None:
+    engine.save_checkpoint(
+        path,
+        {
+            'stage': 'reward',
+            'task': get_task(config.task).to_dict(),
+            'step': step,
+            'config': engine.plain_config(config),
+            'model': model.state_dict(),
+            'optimiser': optimiser.state_dict(),
+            'schedule': schedule.state_dict(),
+            'rng': engine.rng_state(rng),
+        },
+    )
 
 
-def _restore(path: Path, config: Config, model: RewardModel, optimiser: torch.optim.Optimizer,
-             schedule: Any, rng: np.random.Generator) -> int:
+def _restore(
+    path: Path,
+    config: Config,
+    model: RewardModel,
+    optimiser: torch.optim.Optimizer,
+    schedule: Any,
+    rng: np.random.Generator,
+) -> int:
     state = engine.load_to_resume(path, 'reward', config, get_task(config.task))
     model.load_state_dict(state['model'])
     optimiser.load_state_dict(state['optimiser'])
@@ -273,7 +304,8 @@ def load_reward(path: Path, spec: TaskSpec | None = None) -> RewardModel:
     if state['step'] < state['config']['updates']:
         raise engine.CheckpointError(
             f'{path} is unfinished: {state["step"]} of {state["config"]["updates"]} updates and '
-            'no goals yet; carry on with --resume')
+            'no goals yet; carry on with --resume'
+        )
     model = RewardModel(RewardConfig(**state['config']['model']))
     model.load_state_dict(state['model'])
     return model.requires_grad_(False).eval()

@@ -24,8 +24,9 @@ from .world import Context, WorldStep
 class TwinWorld:
     """A batch of pusher twins that answer with frames and the learned global reward."""
 
-    def __init__(self, batch: int, reward: Callable[[torch.Tensor], torch.Tensor],
-                 seed: int = 0) -> None:
+    def __init__(
+        self, batch: int, reward: Callable[[torch.Tensor], torch.Tensor], seed: int = 0
+    ) -> None:
         self.batch, self.reward = batch, reward
         self.twin = PusherTwin(batch, seed=seed)
         self.fields = TASKS['pusher'].driven
@@ -47,8 +48,10 @@ class TwinWorld:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where everything stands and the twin's generator."""
-        return {'state': self.twin.state.copy(),
-                'rng': json.dumps(self.twin.rng.bit_generator.state)}
+        return {
+            'state': self.twin.state.copy(),
+            'rng': json.dumps(self.twin.rng.bit_generator.state),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put both back."""

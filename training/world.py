@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-Latent = Any        # a local model's own state; training/rl only hands it round
+Latent = Any  # a local model's own state; training/rl only hands it round
 Prediction = Any
 
 

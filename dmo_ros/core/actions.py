@@ -15,8 +15,10 @@ class ActionError(ValueError):
 
 def bounds(fields: Sequence[Field]) -> tuple[np.ndarray, np.ndarray]:
     """Return the lows and highs, each (A,) float64, in SI units."""
-    return (np.array([field.low for field in fields], dtype=np.float64),
-            np.array([field.high for field in fields], dtype=np.float64))
+    return (
+        np.array([field.low for field in fields], dtype=np.float64),
+        np.array([field.high for field in fields], dtype=np.float64),
+    )
 
 
 def check_action(action: np.ndarray, fields: Sequence[Field]) -> np.ndarray:
@@ -24,8 +26,9 @@ def check_action(action: np.ndarray, fields: Sequence[Field]) -> np.ndarray:
     action = np.asarray(action)
     if action.shape[-1:] != (len(fields),):
         names = ', '.join(field.name for field in fields)
-        raise ActionError(f'an action has {len(fields)} numbers ({names}), this one has shape '
-                          f'{action.shape}')
+        raise ActionError(
+            f'an action has {len(fields)} numbers ({names}), this one has shape {action.shape}'
+        )
     wrong = ~np.isfinite(action).reshape(-1, len(fields)).all(axis=0)
     if wrong.any():
         names = ', '.join(field.name for field, bad in zip(fields, wrong) if bad)

@@ -48,8 +48,12 @@ class Golden:
     def to_dict(self) -> dict[str, Any]:
         """Frames as base64 of zlib; actions as decimal numbers that give the same float32 back."""
         packed = zlib.compress(np.ascontiguousarray(self.frames).tobytes(), 9)
-        return {'frames': base64.b64encode(packed).decode(), 'shape': list(self.frames.shape),
-                'first': list(self.first), 'actions': self.actions.astype(np.float64).tolist()}
+        return {
+            'frames': base64.b64encode(packed).decode(),
+            'shape': list(self.frames.shape),
+            'first': list(self.first),
+            'actions': self.actions.astype(np.float64).tolist(),
+        }
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Golden:
@@ -60,25 +64,32 @@ class Golden:
         if not 0 < size <= 2**28:
             raise ContractError(f'golden.shape: {shape} is no plausible stack of frames')
         raw = zlib.decompressobj().decompress(
-            base64.b64decode(plain['frames'], validate=True), size + 1)
+            base64.b64decode(plain['frames'], validate=True), size + 1
+        )
         if len(raw) != size:
             raise ContractError('golden.frames: not as long as golden.shape says')
-        return cls(np.frombuffer(raw, np.uint8).reshape(shape),
-                   tuple(int(number) for number in plain['first']),
-                   np.asarray(plain['actions'], dtype=np.float32))
+        return cls(
+            np.frombuffer(raw, np.uint8).reshape(shape),
+            tuple(int(number) for number in plain['first']),
+            np.asarray(plain['actions'], dtype=np.float32),
+        )
 
     def require_fit(self, size: int, width: int) -> None:
         """Refuse frames of another ``size``, actions of another ``width``, impossible resets."""
         steps = len(self.frames)
         if self.frames.shape[1:] != (size, size, 3):
-            raise ContractError(f'golden.shape: {self.frames.shape}; the policy sees RGB of '
-                                f'{size}x{size}')
+            raise ContractError(
+                f'golden.shape: {self.frames.shape}; the policy sees RGB of {size}x{size}'
+            )
         if self.actions.shape != (steps, width):
-            raise ContractError(f'golden.actions: {self.actions.shape} for {steps} frames and '
-                                f'{width} action fields')
+            raise ContractError(
+                f'golden.actions: {self.actions.shape} for {steps} frames and '
+                f'{width} action fields'
+            )
         if self.first[:1] != (0,) or max(self.first) >= steps:
-            raise ContractError(f'golden.first: {self.first}; it starts with 0 and stays below '
-                                f'{steps}')
+            raise ContractError(
+                f'golden.first: {self.first}; it starts with 0 and stays below {steps}'
+            )
 
 
 @dataclass(frozen=True)
@@ -125,22 +136,27 @@ class Contract:
         """Refuse another task specification, naming the first field that differs."""
         wanted, name = spec.to_dict(), {'name': self.task.get('name')}
         # The name first: every other number of another task differs as well.
-        difference = (first_difference({'name': spec.name}, name, 'task')
-                      or first_difference(wanted, self.task, 'task'))
+        difference = first_difference({'name': spec.name}, name, 'task') or first_difference(
+            wanted, self.task, 'task'
+        )
         if difference:
             raise ContractError(
                 f'the policy was exported for another task specification ({difference}); take a '
-                f'policy for task {spec.name!r}, or export it again with this version')
+                f'policy for task {spec.name!r}, or export it again with this version'
+            )
 
-    def require_graph(self, inputs: tuple[TensorSpec, ...],
-                      outputs: tuple[TensorSpec, ...]) -> None:
+    def require_graph(
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> None:
         """Refuse a contract that the task, or the graph with these ends, does not bear out."""
         _require_same('inputs', inputs, self.inputs)
         _require_same('outputs', outputs, self.outputs)
         _require_same('states', inputs[3:], self.states)
         if self.frame_stack != inputs[0].shape[1]:
-            raise ContractError(f'frame_stack: {self.frame_stack}, but the graph takes '
-                                f'{inputs[0].shape[1]} frames; export the policy again')
+            raise ContractError(
+                f'frame_stack: {self.frame_stack}, but the graph takes '
+                f'{inputs[0].shape[1]} frames; export the policy again'
+            )
         task = TaskSpec.from_dict(self.task)
         wanted = interface(task, self.frame_stack, self.states)
         _require_same('inputs', wanted[0], inputs)
@@ -148,22 +164,30 @@ class Contract:
         self.golden.require_fit(task.policy_size, len(task.policy_actions))
 
 
-def interface(task: TaskSpec, frame_stack: int, states: tuple[TensorSpec, ...]
-              ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def interface(
+    task: TaskSpec, frame_stack: int, states: tuple[TensorSpec, ...]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return the inputs and the outputs that a policy of this task must have."""
     width, size = len(task.policy_actions), task.policy_size
-    inputs = (TensorSpec('image', 'uint8', (BATCH, frame_stack, size, size, 3)),
-              TensorSpec('prev_action', 'float32', (BATCH, width)),
-              TensorSpec('is_first', 'float32', (BATCH, 1)), *states)
-    outputs = (TensorSpec('action', 'float32', (BATCH, width)),
-               *(TensorSpec(f'{s.name}_next', s.dtype, s.shape) for s in states))
+    inputs = (
+        TensorSpec('image', 'uint8', (BATCH, frame_stack, size, size, 3)),
+        TensorSpec('prev_action', 'float32', (BATCH, width)),
+        TensorSpec('is_first', 'float32', (BATCH, 1)),
+        *states,
+    )
+    outputs = (
+        TensorSpec('action', 'float32', (BATCH, width)),
+        *(TensorSpec(f'{s.name}_next', s.dtype, s.shape) for s in states),
+    )
     return inputs, outputs
 
 
 def _require_version(plain: dict[str, Any]) -> None:
     if plain.get('version') != VERSION:
-        raise ContractError(f'version: the contract is of version {plain.get("version")!r}, this '
-                            f'program reads {VERSION}; export the policy again')
+        raise ContractError(
+            f'version: the contract is of version {plain.get("version")!r}, this '
+            f'program reads {VERSION}; export the policy again'
+        )
 
 
 def _require_keys(plain: dict[str, Any], known: set[str], what: str) -> None:
@@ -172,8 +196,9 @@ def _require_keys(plain: dict[str, Any], known: set[str], what: str) -> None:
         raise ContractError(f'{what}: field {name!r} {fault}; export the policy again')
 
 
-def _require_same(kind: str, expected: tuple[TensorSpec, ...],
-                  found: tuple[TensorSpec, ...]) -> None:
+def _require_same(
+    kind: str, expected: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]
+) -> None:
     names = [tensor.name for tensor in expected], [tensor.name for tensor in found]
     if names[0] != names[1]:
         raise ContractError(f'{kind}: {names[1]} instead of {names[0]}; export the policy again')
@@ -181,8 +206,9 @@ def _require_same(kind: str, expected: tuple[TensorSpec, ...],
         for part in ('dtype', 'shape'):
             a, b = getattr(want, part), getattr(have, part)
             if a != b:
-                raise ContractError(f'{kind}.{want.name}.{part}: {b} instead of {a}; export the '
-                                    'policy again')
+                raise ContractError(
+                    f'{kind}.{want.name}.{part}: {b} instead of {a}; export the policy again'
+                )
 
 
 def _parse(name: str, convert: Any, value: Any) -> Any:
@@ -192,8 +218,9 @@ def _parse(name: str, convert: Any, value: Any) -> Any:
     except ContractError as error:
         raise ContractError(f'{name}: {str(error).removeprefix(name + ": ")}') from error
     except (TypeError, ValueError, KeyError, AttributeError, zlib.error) as error:
-        raise ContractError(f'{name}: malformed in the contract ({error}); export the policy '
-                            'again') from error
+        raise ContractError(
+            f'{name}: malformed in the contract ({error}); export the policy again'
+        ) from error
 
 
 def _tensor(plain: dict[str, Any]) -> TensorSpec:

@@ -32,8 +32,14 @@ from .tasks import require_same, TaskSpec
 
 FORMAT = 1
 ARRAYS = ('frames', 'action', 'intent', 'valid', 'stamp', 'proprio')
-_TYPES = {'frames': 'uint8', 'action': 'float32', 'intent': 'uint8', 'valid': 'bool',
-          'stamp': 'float64', 'proprio': 'float32'}
+_TYPES = {
+    'frames': 'uint8',
+    'action': 'float32',
+    'intent': 'uint8',
+    'valid': 'bool',
+    'stamp': 'float64',
+    'proprio': 'float32',
+}
 
 
 class EpisodeError(ValueError):
@@ -70,14 +76,21 @@ class Episode:
     def check(self) -> None:
         """Raise EpisodeError unless all arrays agree with each other and with the task."""
         spec, size = self.spec, self.spec.frame_size
-        shapes = {'frames': (size, size, 3), 'action': (len(spec.actions),), 'intent': (),
-                  'valid': (), 'stamp': (), 'proprio': (len(spec.proprioception),)}
+        shapes = {
+            'frames': (size, size, 3),
+            'action': (len(spec.actions),),
+            'intent': (),
+            'valid': (),
+            'stamp': (),
+            'proprio': (len(spec.proprioception),),
+        }
         for name in ARRAYS:
             array, wanted = getattr(self, name), (len(self), *shapes[name])
             if array.shape != wanted or array.dtype != _TYPES[name]:
                 raise EpisodeError(
                     f'{name} is {array.shape} {array.dtype}, task {spec.name!r} wants {wanted} '
-                    f'{_TYPES[name]}; convert the bag again')
+                    f'{_TYPES[name]}; convert the bag again'
+                )
         if wrong := faults(self):
             raise EpisodeError(wrong[0])
 
@@ -111,8 +124,9 @@ class Episode:
         :raises EpisodeError: a file is missing or damaged, or the arrays do not fit each other.
         """
         folder = Path(folder)
-        arrays = {name: _read_array(folder / f'{name}.npy', mmap and name == 'frames')
-                  for name in ARRAYS}
+        arrays = {
+            name: _read_array(folder / f'{name}.npy', mmap and name == 'frames') for name in ARRAYS
+        }
         episode = cls(**arrays, info=_read_json(folder / 'episode.json'))
         try:
             episode.check()
@@ -128,7 +142,8 @@ def faults(episode: Episode) -> list[str]:
         ('action.npy', (np.abs(episode.action) > 1).any(axis=1), 'is outside [-1, 1]'),
         ('intent.npy', episode.intent > MILESTONE, 'is no label'),
         ('proprio.npy', ~np.isfinite(episode.proprio).all(axis=1), 'is not finite'),
-        ('stamp.npy', ~np.isfinite(episode.stamp), 'is not finite'))
+        ('stamp.npy', ~np.isfinite(episode.stamp), 'is not finite'),
+    )
     return [sentence for name, bad, what in checks if (sentence := describe_rows(name, bad, what))]
 
 
@@ -148,12 +163,16 @@ def read_meta(dataset: Path | str, spec: TaskSpec | None = None) -> dict[str, An
     """Read meta.json; a dataset of another task than ``spec`` is refused (TaskError)."""
     path = Path(dataset) / 'meta.json'
     if not path.is_file():
-        raise EpisodeError(f'{dataset} is no dataset: it has no meta.json; make one from a bag '
-                           'with `dmo convert BAG -o DATASET`')
+        raise EpisodeError(
+            f'{dataset} is no dataset: it has no meta.json; make one from a bag '
+            'with `dmo convert BAG -o DATASET`'
+        )
     meta = _read_json(path)
     if meta.get('format') != FORMAT:
-        raise EpisodeError(f'{path} has format {meta.get("format")!r}, this version reads '
-                           f'{FORMAT}; convert the bag again')
+        raise EpisodeError(
+            f'{path} has format {meta.get("format")!r}, this version reads '
+            f'{FORMAT}; convert the bag again'
+        )
     if spec is not None:
         require_same(spec, TaskSpec.from_dict(meta['task']), f'the dataset {dataset}')
     return meta
@@ -182,8 +201,10 @@ def load_dataset(dataset: Path | str, spec: TaskSpec) -> list[Episode]:
         require_same(spec, episode.spec, f'the episode {folder}')
         episodes.append(episode)
     if not episodes:
-        raise EpisodeError(f'the dataset {dataset} holds no episode; record more play, or ask '
-                           '`dmo check` what is wrong with its bag')
+        raise EpisodeError(
+            f'the dataset {dataset} holds no episode; record more play, or ask '
+            '`dmo check` what is wrong with its bag'
+        )
     return episodes
 
 

@@ -56,9 +56,16 @@ class GateConfig:
     @classmethod
     def of(cls, spec: TaskSpec, joy_timeout: float = 0.2, joy_rate: float = 15.0) -> GateConfig:
         """Take the limits from a task."""
-        return cls(tuple(f.low for f in spec.driven), tuple(f.high for f in spec.driven),
-                   spec.limits.acceleration, spec.period, spec.limits.command_timeout,
-                   spec.command_frame, joy_timeout, joy_rate)
+        return cls(
+            tuple(f.low for f in spec.driven),
+            tuple(f.high for f in spec.driven),
+            spec.limits.acceleration,
+            spec.period,
+            spec.limits.command_timeout,
+            spec.command_frame,
+            joy_timeout,
+            joy_rate,
+        )
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,9 @@ class Command:
     stamp: int
 
 
-def within_box(values: Sequence[float], low: Sequence[float],
-               high: Sequence[float]) -> tuple[float, ...]:
+def within_box(
+    values: Sequence[float], low: Sequence[float], high: Sequence[float]
+) -> tuple[float, ...]:
     """Shrink a vector as a whole until every field is inside its range; its direction is kept."""
     scale = 1.0
     for value, floor, ceiling in zip(values, low, high):
@@ -81,8 +89,9 @@ def within_box(values: Sequence[float], low: Sequence[float],
     return tuple(min(h, max(l, v * scale)) for v, l, h in zip(values, low, high))
 
 
-def within_reach(target: Sequence[float], previous: Sequence[float],
-                 acceleration: Sequence[float], dt: float) -> tuple[float, ...]:
+def within_reach(
+    target: Sequence[float], previous: Sequence[float], acceleration: Sequence[float], dt: float
+) -> tuple[float, ...]:
     """Move from ``previous`` straight towards ``target`` as far as ``dt`` seconds allow."""
     scale = 1.0
     for aim, before, limit in zip(target, previous, acceleration):
@@ -108,8 +117,9 @@ class _Source:
 class Gate:
     """Feed it the pad, commands and time; it returns what may be sent to the robot."""
 
-    def __init__(self, config: GateConfig,
-                 on_transition: Callable[[State, State, str], None] | None = None) -> None:
+    def __init__(
+        self, config: GateConfig, on_transition: Callable[[State, State, str], None] | None = None
+    ) -> None:
         self.config = config
         self.state, self.reason = State.DISARMED, 'started'
         self.following = ''
@@ -117,8 +127,9 @@ class Gate:
         self.rivals: dict[str, str] = {}
         self._on_transition = on_transition
         self._zero = (0.0,) * len(config.low)
-        self._sources = {name: _Source(config.command_timeout, len(config.low))
-                         for name in (TELEOP, POLICY)}
+        self._sources = {
+            name: _Source(config.command_timeout, len(config.low)) for name in (TELEOP, POLICY)
+        }
         self._pad = Pad(self._zero, False, False, False, False)
         self._joy_times: deque[float] = deque(maxlen=10)
         self._pressed_anew = False
@@ -140,8 +151,9 @@ class Gate:
             self.arm(now)
         return None
 
-    def on_command(self, now: float, source: str, values: Sequence[float], stamp: int,
-                   frame: str = '') -> Command | None:
+    def on_command(
+        self, now: float, source: str, values: Sequence[float], stamp: int, frame: str = ''
+    ) -> Command | None:
         """Take a command of ``source``; return what to send, None when it is not its turn."""
         wrong = self._malformed(values, frame)
         if wrong:
@@ -221,8 +233,10 @@ class Gate:
         if not times or now - times[-1] > self.config.joy_timeout:
             return 'the pad is silent'
         if not full or (len(times) - 1) / max(times[-1] - times[0], 1e-9) < rate:
-            return (f'the pad reports less often than {rate:g} times a second; raise the '
-                    'autorepeat_rate of its driver')
+            return (
+                f'the pad reports less often than {rate:g} times a second; raise the '
+                'autorepeat_rate of its driver'
+            )
         if not self._pad.deadman:
             return 'the dead-man is not held'
         if not self._pressed_anew:
@@ -248,11 +262,17 @@ class Gate:
             return None
         silent = now - self._joy_times[-1]
         if silent > self.config.joy_timeout:
-            return self._halt(now, State.DISARMED,
-                              f'the pad was silent for more than {self.config.joy_timeout:g} s')
+            return self._halt(
+                now,
+                State.DISARMED,
+                f'the pad was silent for more than {self.config.joy_timeout:g} s',
+            )
         if self.state is State.ACTIVE and not self._sources[self.following].live(now):
-            self._enter(State.STOPPING, f'no command from {self.following} for more than '
-                                        f'{self.config.command_timeout:g} s')
+            self._enter(
+                State.STOPPING,
+                f'no command from {self.following} for more than '
+                f'{self.config.command_timeout:g} s',
+            )
             return self._brake(now)
         return None
 
@@ -273,8 +293,9 @@ class Gate:
         allowed = within_box(values, self.config.low, self.config.high)
         self.counts['limited'] += allowed != values
         dt = self._interval(now, stamp)
-        return self._send(now, within_reach(allowed, self._sent.values,
-                                            self.config.acceleration, dt), stamp)
+        return self._send(
+            now, within_reach(allowed, self._sent.values, self.config.acceleration, dt), stamp
+        )
 
     def _interval(self, now: float, stamp: int) -> float:
         """Return the seconds since the last command, by stamps if they move, else by arrival."""

@@ -28,7 +28,7 @@ class FrameStack:
         """Add a frame (H, W, 3) and return the stack (depth, H, W, 3)."""
         missing = self.depth - len(self._frames)
         self._frames += [frame] * max(missing, 1)
-        del self._frames[:-self.depth]
+        del self._frames[: -self.depth]
         return np.stack(self._frames)
 
 

@@ -19,8 +19,10 @@ class ImageError(ValueError):
 def check_frame(frame: np.ndarray) -> None:
     """Raise ImageError unless ``frame`` is (H, W, 3) uint8."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-        raise ImageError(f'a frame must be (H, W, 3) uint8, this one is {frame.shape} '
-                         f'{frame.dtype}; convert the camera image to rgb8 first')
+        raise ImageError(
+            f'a frame must be (H, W, 3) uint8, this one is {frame.shape} '
+            f'{frame.dtype}; convert the camera image to rgb8 first'
+        )
 
 
 def crop_center(frame: np.ndarray) -> np.ndarray:
@@ -28,7 +30,7 @@ def crop_center(frame: np.ndarray) -> np.ndarray:
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return frame[top:top + side, left:left + side]
+    return frame[top : top + side, left : left + side]
 
 
 def to_observation(frame: np.ndarray, spec: TaskSpec, size: int | None = None) -> np.ndarray:
@@ -55,6 +57,7 @@ def to_observation(frame: np.ndarray, spec: TaskSpec, size: int | None = None) -
 def _resize(frame: np.ndarray, side: int) -> np.ndarray:
     """Area interpolation: the only common one that does not alias when it shrinks."""
     import cv2
+
     shrinks = min(frame.shape[:2]) >= side
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.ascontiguousarray(cv2.resize(frame, (side, side), interpolation=how))

@@ -40,16 +40,22 @@ class PadMap:
 
     def __post_init__(self) -> None:
         if len(self.axes) != len(self.signs):
-            raise PadError(f'the pad map has {len(self.axes)} axes and {len(self.signs)} signs; '
-                           'give one sign per axis')
+            raise PadError(
+                f'the pad map has {len(self.axes)} axes and {len(self.signs)} signs; '
+                'give one sign per axis'
+            )
         if any(abs(sign) != 1.0 for sign in self.signs) or not 0.0 <= self.deadzone < 0.5:
-            raise PadError('the pad map has signs of 1.0 or -1.0 and a dead zone from 0 to 0.5, '
-                           f'not {self.signs} and {self.deadzone}')
+            raise PadError(
+                'the pad map has signs of 1.0 or -1.0 and a dead zone from 0 to 0.5, '
+                f'not {self.signs} and {self.deadzone}'
+            )
         buttons = (self.deadman, self.intent, self.milestone, self.arm)
         if len(set(buttons)) < len(buttons) or min(*self.axes, *buttons) < 0:
-            raise PadError('the pad map needs four different buttons (dead-man, intent, '
-                           f'milestone, arm) and no negative number, these are {buttons} and '
-                           f'{self.axes}')
+            raise PadError(
+                'the pad map needs four different buttons (dead-man, intent, '
+                f'milestone, arm) and no negative number, these are {buttons} and '
+                f'{self.axes}'
+            )
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,10 @@ def read_pad(axes: Sequence[float], buttons: Sequence[int], pad: PadMap) -> Pad:
     """
     need = 1 + max(pad.axes), 1 + max(pad.deadman, pad.intent, pad.milestone, pad.arm)
     if len(axes) < need[0] or len(buttons) < need[1]:
-        raise PadError(f'the pad sends {len(axes)} axes and {len(buttons)} buttons, its map needs '
-                       f'{need[0]} and {need[1]}; choose the config/joy_*.yaml of this pad')
+        raise PadError(
+            f'the pad sends {len(axes)} axes and {len(buttons)} buttons, its map needs '
+            f'{need[0]} and {need[1]}; choose the config/joy_*.yaml of this pad'
+        )
     stick = tuple(sign * axes[axis] for axis, sign in zip(pad.axes, pad.signs))
     if not all(map(math.isfinite, stick)):
         raise PadError('an axis of the pad is not finite; the message is ignored')

@@ -19,7 +19,7 @@ MAGIC = b'\x89MCAP0\r\n'
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = range(1, 9)
 STATISTICS, METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = range(0x0B, 0x10)
 _MESSAGE_HEAD = struct.Struct('<BQHIQQ')
-_NEVER = 2 ** 63 - 1
+_NEVER = 2**63 - 1
 
 
 class McapError(ValueError):
@@ -79,8 +79,9 @@ class McapWriter:
         self._chunk.append(self._schemas[-1])
         return number
 
-    def add_channel(self, schema: int, topic: str, metadata: Mapping[str, str],
-                    encoding: str = 'cdr') -> int:
+    def add_channel(
+        self, schema: int, topic: str, metadata: Mapping[str, str], encoding: str = 'cdr'
+    ) -> int:
         """Register a topic; returns its number."""
         number = len(self._channels) + 1
         body = struct.pack('<HH', number, schema) + _text(topic) + _text(encoding)
@@ -89,14 +90,16 @@ class McapWriter:
         self.counts[number] = 0
         return number
 
-    def add_message(self, channel: int, log_time: int, publish_time: int, sequence: int,
-                    data: bytes) -> None:
+    def add_message(
+        self, channel: int, log_time: int, publish_time: int, sequence: int, data: bytes
+    ) -> None:
         """Append a message (times in ns) to the chunk at hand."""
         chunk = self._chunk
         chunk.index.setdefault(channel, []).extend((log_time, chunk.size))
         chunk.start, chunk.end = min(chunk.start, log_time), max(chunk.end, log_time)
-        chunk.append(_MESSAGE_HEAD.pack(MESSAGE, 22 + len(data), channel, sequence, log_time,
-                                        publish_time))
+        chunk.append(
+            _MESSAGE_HEAD.pack(MESSAGE, 22 + len(data), channel, sequence, log_time, publish_time)
+        )
         chunk.append(data)
 
     def add_metadata(self, name: str, pairs: Mapping[str, str]) -> None:
@@ -105,8 +108,9 @@ class McapWriter:
         record = _record(METADATA, _text(name) + _pairs(pairs))
         offset = self._position
         self._write(record)
-        self._metadata_index.append(_record(
-            METADATA_INDEX, struct.pack('<QQ', offset, len(record)) + _text(name)))
+        self._metadata_index.append(
+            _record(METADATA_INDEX, struct.pack('<QQ', offset, len(record)) + _text(name))
+        )
 
     def flush(self) -> None:
         """Write the chunk at hand; on OSError its messages are lost and the file is cut back."""
@@ -127,9 +131,21 @@ class McapWriter:
             at += len(indexes[-1])
         start, index = self._position, b''.join(indexes)
         self._write(written + index)
-        self._chunk_index.append(_record(CHUNK_INDEX, b''.join((
-            times, struct.pack('<QQ', start, len(written)), _sized(b''.join(offsets)),
-            struct.pack('<Q', len(index)), _text(''), struct.pack('<QQ', len(data), len(data))))))
+        self._chunk_index.append(
+            _record(
+                CHUNK_INDEX,
+                b''.join(
+                    (
+                        times,
+                        struct.pack('<QQ', start, len(written)),
+                        _sized(b''.join(offsets)),
+                        struct.pack('<Q', len(index)),
+                        _text(''),
+                        struct.pack('<QQ', len(data), len(data)),
+                    )
+                ),
+            )
+        )
         for channel, pairs in chunk.index.items():
             self.counts[channel] += len(pairs) // 2
         if chunk.index:
@@ -140,13 +156,28 @@ class McapWriter:
         self.flush()
         counts = b''.join(struct.pack('<HQ', *pair) for pair in sorted(self.counts.items()))
         total = sum(self.counts.values())
-        statistics = _record(STATISTICS, struct.pack(
-            '<QHIIIIQQ', total, len(self._schemas), len(self._channels), 0,
-            len(self._metadata_index), len(self._chunk_index),
-            self.start if total else 0, self.end) + _sized(counts))
-        groups = [(SCHEMA, self._schemas), (CHANNEL, self._channels),
-                  (CHUNK_INDEX, self._chunk_index), (METADATA_INDEX, self._metadata_index),
-                  (STATISTICS, [statistics])]
+        statistics = _record(
+            STATISTICS,
+            struct.pack(
+                '<QHIIIIQQ',
+                total,
+                len(self._schemas),
+                len(self._channels),
+                0,
+                len(self._metadata_index),
+                len(self._chunk_index),
+                self.start if total else 0,
+                self.end,
+            )
+            + _sized(counts),
+        )
+        groups = [
+            (SCHEMA, self._schemas),
+            (CHANNEL, self._channels),
+            (CHUNK_INDEX, self._chunk_index),
+            (METADATA_INDEX, self._metadata_index),
+            (STATISTICS, [statistics]),
+        ]
         tail = _record(DATA_END, struct.pack('<I', 0))
         at = summary = self._position + len(tail)
         offsets = []
@@ -163,7 +194,7 @@ class McapWriter:
         view = memoryview(data)
         try:
             while view:
-                view = view[self._file.write(view):]
+                view = view[self._file.write(view) :]
         except OSError:
             self._file.seek(self._position)
             self._file.truncate()
@@ -266,16 +297,18 @@ class Walk:
         size, checksum = struct.unpack_from('<QI', body, 16)
         compression, at = _take_text(body, 28)
         if compression:
-            raise McapError(f'its chunks are compressed ({compression}); repair it with the mcap '
-                            'command line tool: mcap recover')
-        data = body[at + 8:]
+            raise McapError(
+                f'its chunks are compressed ({compression}); repair it with the mcap '
+                'command line tool: mcap recover'
+            )
+        data = body[at + 8 :]
         if len(data) != size or (checksum and zlib.crc32(data) != checksum):
             self.damaged += 1
             return
         at = 0
         while at + 9 <= len(data):
             opcode, length = struct.unpack_from('<BQ', data, at)
-            yield from self._take(opcode, data[at + 9:at + 9 + length])
+            yield from self._take(opcode, data[at + 9 : at + 9 + length])
             at += 9 + length
 
 
@@ -301,14 +334,14 @@ def _pairs(pairs: Mapping[str, str]) -> bytes:
 
 
 def _take_text(data: bytes, at: int) -> tuple[str, int]:
-    length, = struct.unpack_from('<I', data, at)
+    (length,) = struct.unpack_from('<I', data, at)
     if at + 4 + length > len(data):
         raise IndexError('a text runs over the end of its record')
-    return data[at + 4:at + 4 + length].decode(), at + 4 + length
+    return data[at + 4 : at + 4 + length].decode(), at + 4 + length
 
 
 def _take_pairs(data: bytes, at: int) -> dict[str, str]:
-    length, = struct.unpack_from('<I', data, at)
+    (length,) = struct.unpack_from('<I', data, at)
     end, pairs = at + 4 + length, {}
     at += 4
     while at < end:

@@ -17,8 +17,9 @@ def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[f
         return 0.0, 1.0
     rate, z2 = successes / trials, z * z
     centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    spread = z / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials
-                                               + z2 / (4 * trials * trials))
+    spread = (
+        z / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials))
+    )
     return max(0.0, centre - spread), min(1.0, centre + spread)
 
 

@@ -27,8 +27,9 @@ TOLERANCE, DEVICE_TOLERANCE = 1e-4, 1e-2
 _TYPES = {'tensor(uint8)': 'uint8', 'tensor(float)': 'float32'}
 
 # image u8 (B, S, H, W, 3), prev_action (B, A), is_first (B, 1), states -> action (B, A), states
-Infer = Callable[[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]],
-                 tuple[np.ndarray, list[np.ndarray]]]
+Infer = Callable[
+    [np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]], tuple[np.ndarray, list[np.ndarray]]
+]
 
 
 class PolicyError(ValueError):
@@ -38,8 +39,14 @@ class PolicyError(ValueError):
 class ClosedLoop:
     """What a batch of policies remembers between two frames, around one inference function."""
 
-    def __init__(self, infer: Infer, width: int, frame_stack: int,
-                 state_shapes: Sequence[tuple[int, ...]], batch: int = 1) -> None:
+    def __init__(
+        self,
+        infer: Infer,
+        width: int,
+        frame_stack: int,
+        state_shapes: Sequence[tuple[int, ...]],
+        batch: int = 1,
+    ) -> None:
         """``state_shapes`` are without the batch dimension; ``width`` is the number of actions."""
         self.batch, self.width = batch, width
         self._infer, self._stack, self._shapes = infer, FrameStack(frame_stack), state_shapes
@@ -64,8 +71,10 @@ class ClosedLoop:
         fault = _fault(action, states)
         if fault:
             self.reset()
-            raise PolicyError(f'the policy answered with {fault}; the action is refused and its '
-                              'memory cleared. Look at the frame it saw, or export it again')
+            raise PolicyError(
+                f'the policy answered with {fault}; the action is refused and its '
+                'memory cleared. Look at the frame it saw, or export it again'
+            )
         self._prev_action = np.clip(action, -1.0, 1.0)
         self._is_first = np.zeros((self.batch, 1), np.float32)
         self._states = states
@@ -85,8 +94,9 @@ def _fault(action: np.ndarray, states: list[np.ndarray]) -> str | None:
 class Policy:
     """A checked policy; make one with :meth:`load`."""
 
-    def __init__(self, session: Any, contract: Contract, spec: TaskSpec, digest: str,
-                 trust: str) -> None:
+    def __init__(
+        self, session: Any, contract: Contract, spec: TaskSpec, digest: str, trust: str
+    ) -> None:
         self.contract, self.spec, self.digest, self.trust = contract, spec, digest, trust
         self.provider: str = session.get_providers()[0]
         self.golden_error = float('nan')
@@ -95,8 +105,14 @@ class Policy:
         self._loop = self.loop()
 
     @classmethod
-    def load(cls, path: str | Path, spec: TaskSpec | None, providers: Sequence[str] | None = None,
-             trusted_keys: Sequence[str] | None = None, allow_unsigned: bool = False) -> Policy:
+    def load(
+        cls,
+        path: str | Path,
+        spec: TaskSpec | None,
+        providers: Sequence[str] | None = None,
+        trusted_keys: Sequence[str] | None = None,
+        allow_unsigned: bool = False,
+    ) -> Policy:
         """
         Read, verify and open a policy file.
 
@@ -121,14 +137,21 @@ class Policy:
     def loop(self, batch: int = 1) -> ClosedLoop:
         """Return a fresh closed loop of this policy over ``batch`` robots at once."""
         shapes = [tuple(int(size) for size in state.shape[1:]) for state in self.contract.states]
-        return ClosedLoop(self.infer, len(self.spec.policy_actions), self.contract.frame_stack,
-                          shapes, batch)
+        return ClosedLoop(
+            self.infer, len(self.spec.policy_actions), self.contract.frame_stack, shapes, batch
+        )
 
-    def infer(self, image: np.ndarray, prev_action: np.ndarray, is_first: np.ndarray,
-              states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    def infer(
+        self,
+        image: np.ndarray,
+        prev_action: np.ndarray,
+        is_first: np.ndarray,
+        states: list[np.ndarray],
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Run the graph once; shapes as in the contract."""
         action, *after = self._session.run(
-            None, dict(zip(self._names, (image, prev_action, is_first, *states))))
+            None, dict(zip(self._names, (image, prev_action, is_first, *states)))
+        )
         return action, after
 
     def reset(self) -> None:
@@ -151,12 +174,18 @@ class Policy:
     def describe(self) -> dict[str, Any]:
         """What a person wants to know of the file, as plain JSON."""
         contract = self.contract
-        return {'task': self.spec.name, 'digest': self.digest, 'trust': self.trust,
-                'provider': self.provider, 'golden_error': self.golden_error,
-                'golden_steps': len(contract.golden.frames), 'frame_stack': contract.frame_stack,
-                'inputs': {t.name: [t.dtype, *t.shape] for t in contract.inputs},
-                'outputs': {t.name: [t.dtype, *t.shape] for t in contract.outputs},
-                'provenance': contract.provenance}
+        return {
+            'task': self.spec.name,
+            'digest': self.digest,
+            'trust': self.trust,
+            'provider': self.provider,
+            'golden_error': self.golden_error,
+            'golden_steps': len(contract.golden.frames),
+            'frame_stack': contract.frame_stack,
+            'inputs': {t.name: [t.dtype, *t.shape] for t in contract.inputs},
+            'outputs': {t.name: [t.dtype, *t.shape] for t in contract.outputs},
+            'provenance': contract.provenance,
+        }
 
     def check_golden(self) -> float:
         """Repeat the recorded closed loop; return the largest difference or refuse it."""
@@ -171,12 +200,14 @@ class Policy:
             raise ContractError(
                 f'golden: the actions differ by up to {error:.2g} from those recorded at export '
                 f'({allowed:g} is allowed on {self.provider}); this onnxruntime computes another '
-                'policy: use the versions of constraints.txt, or export it again')
+                'policy: use the versions of constraints.txt, or export it again'
+            )
         return error
 
 
-def verify(path: str | Path, spec: TaskSpec | None = None,
-           trusted_keys: Sequence[str] | None = None) -> dict[str, Any]:
+def verify(
+    path: str | Path, spec: TaskSpec | None = None, trusted_keys: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Load a policy file as a robot would and describe it; raises as :meth:`Policy.load`."""
     return {'file': str(path), **Policy.load(path, spec, trusted_keys=trusted_keys).describe()}
 
@@ -185,8 +216,10 @@ def _read(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ContractError(f'the policy {path} cannot be read ({error.strerror}); give the path '
-                            'of a file that `dmo export` wrote') from error
+        raise ContractError(
+            f'the policy {path} cannot be read ({error.strerror}); give the path '
+            'of a file that `dmo export` wrote'
+        ) from error
 
 
 def _open(data: bytes, providers: list[str]) -> Any:
@@ -194,23 +227,30 @@ def _open(data: bytes, providers: list[str]) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise PolicyError('running a policy needs onnxruntime, which is not installed; install '
-                          "it: pip install 'dmo_ros[deploy]'") from error
+        raise PolicyError(
+            'running a policy needs onnxruntime, which is not installed; install '
+            "it: pip install 'dmo_ros[deploy]'"
+        ) from error
     available = onnxruntime.get_available_providers()
     if providers[0] not in available:
-        raise PolicyError(f'the provider {providers[0]} is not in this onnxruntime (it has '
-                          f"{', '.join(available)}); for CUDA: pip install 'dmo_ros[gpu]'")
+        raise PolicyError(
+            f'the provider {providers[0]} is not in this onnxruntime (it has '
+            f"{', '.join(available)}); for CUDA: pip install 'dmo_ros[gpu]'"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(data, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base class but this one
-        raise PolicyError(f'onnxruntime cannot open the graph ({error}); export it again, or '
-                          'update onnxruntime') from error
+        raise PolicyError(
+            f'onnxruntime cannot open the graph ({error}); export it again, or update onnxruntime'
+        ) from error
     if session.get_providers()[0] != providers[0]:
-        raise PolicyError(f'{providers[0]} was asked for, onnxruntime chose '
-                          f'{session.get_providers()[0]}; its libraries do not load here')
+        raise PolicyError(
+            f'{providers[0]} was asked for, onnxruntime chose '
+            f'{session.get_providers()[0]}; its libraries do not load here'
+        )
     return session
 
 

@@ -52,11 +52,15 @@ class BagWriter:
         try:
             self.folder.mkdir(parents=True)
         except FileExistsError as error:
-            raise RosbagError(f'{folder} exists already and a recording is never overwritten; '
-                              'choose another name') from error
+            raise RosbagError(
+                f'{folder} exists already and a recording is never overwritten; '
+                'choose another name'
+            ) from error
         except OSError as error:
-            raise RosbagError(f'{folder} cannot be made ({error.strerror}); choose a place that '
-                              'can be written to') from error
+            raise RosbagError(
+                f'{folder} cannot be made ({error.strerror}); choose a place that '
+                'can be written to'
+            ) from error
         self.path = self.folder / f'{self.folder.name}_0.mcap'
         self.custom = dict(custom or {})
         self._schemas: dict[str, int] = {}
@@ -65,8 +69,9 @@ class BagWriter:
             self._begin()
         except OSError as error:
             shutil.rmtree(self.folder)
-            raise RosbagError(f'{folder} cannot be written ({error.strerror}); is the disk full?'
-                              ) from error
+            raise RosbagError(
+                f'{folder} cannot be written ({error.strerror}); is the disk full?'
+            ) from error
 
     def _begin(self) -> None:
         self._file = open(self.path, 'xb', buffering=0)  # noqa: SIM115
@@ -96,14 +101,19 @@ class BagWriter:
         """Register a topic; returns its number for :meth:`write`."""
         if topic.kind not in self._schemas:
             self._schemas[topic.kind] = self._mcap.add_schema(
-                topic.kind, topic.definition, topic.encoding)
-        number = self._mcap.add_channel(self._schemas[topic.kind], topic.name, {
-            'offered_qos_profiles': topic.qos, 'topic_type_hash': topic.type_hash})
+                topic.kind, topic.definition, topic.encoding
+            )
+        number = self._mcap.add_channel(
+            self._schemas[topic.kind],
+            topic.name,
+            {'offered_qos_profiles': topic.qos, 'topic_type_hash': topic.type_hash},
+        )
         self._topics[number] = topic
         return number
 
-    def write(self, topic: int, log_time: int, publish_time: int, sequence: int, data: bytes
-              ) -> None:
+    def write(
+        self, topic: int, log_time: int, publish_time: int, sequence: int, data: bytes
+    ) -> None:
         """Append one message, times in ns; it is safe after the next :meth:`sync`."""
         self._mcap.add_message(topic, log_time, publish_time, sequence & 0xFFFFFFFF, data)
 
@@ -158,8 +168,10 @@ def recover(path: Path | str) -> dict[str, Any]:
             return {**walk, 'bytes_lost': 0, 'changed': False}
         free = shutil.disk_usage(folder).free
         if free < size:
-            raise RosbagError(f'{path}: rescuing it needs {size / 2**20:.0f} MiB, {folder} has '
-                              f'{free / 2**20:.0f} MiB left; make room first')
+            raise RosbagError(
+                f'{path}: rescuing it needs {size / 2**20:.0f} MiB, {folder} has '
+                f'{free / 2**20:.0f} MiB left; make room first'
+            )
         rescued = _rewrite(file, found)
     kept = found.with_name(found.name + '.found')
     if kept.exists():
@@ -221,19 +233,24 @@ class _Copy:
         schema = walk.schemas[channel.schema]
         if schema.name not in self.schemas:
             self.schemas[schema.name] = self.mcap.add_schema(
-                schema.name, schema.definition, schema.encoding)
+                schema.name, schema.definition, schema.encoding
+            )
         fresh = self.mcap.add_channel(self.schemas[schema.name], channel.topic, channel.metadata)
         self.topics[fresh] = Topic(
-            channel.topic, schema.name, schema.definition,
+            channel.topic,
+            schema.name,
+            schema.definition,
             channel.metadata.get('topic_type_hash', ''),
-            channel.metadata.get('offered_qos_profiles', ''), schema.encoding)
+            channel.metadata.get('offered_qos_profiles', ''),
+            schema.encoding,
+        )
         return fresh
 
 
 def _walk(file: BinaryIO, found: Path, copy: _Copy | None) -> dict[str, Any]:
     """Read a file from its beginning; returns counts, and copies the messages where asked."""
     file.seek(0)
-    walk, times = Walk(file), [2 ** 63 - 1, 0]
+    walk, times = Walk(file), [2**63 - 1, 0]
     counts: dict[int, int] = {}
     try:
         for message in walk:
@@ -244,19 +261,29 @@ def _walk(file: BinaryIO, found: Path, copy: _Copy | None) -> dict[str, Any]:
             times = [min(times[0], message.log_time), max(times[1], message.log_time)]
             if copy:
                 copy.register(walk)
-                copy.mcap.add_message(copy.numbers[message.channel], message.log_time,
-                                      message.publish_time, message.sequence, message.data)
-                if copy.mcap.pending > 2 ** 20:
+                copy.mcap.add_message(
+                    copy.numbers[message.channel],
+                    message.log_time,
+                    message.publish_time,
+                    message.sequence,
+                    message.data,
+                )
+                if copy.mcap.pending > 2**20:
                     copy.mcap.flush()
         if copy:
             copy.register(walk)
             copy.mcap.flush()
     except McapError as error:
         raise RosbagError(f'{found} cannot be rescued: {error}') from error
-    return {'messages': sum(counts.values()), 'seconds': max(0, times[1] - times[0]) / 1e9,
-            'topics': {walk.channels[n].topic: count for n, count in counts.items()},
-            'damaged': walk.damaged, 'whole': walk.whole, 'end': walk.end,
-            'custom': walk.metadata.get('dmo_ros', {})}
+    return {
+        'messages': sum(counts.values()),
+        'seconds': max(0, times[1] - times[0]) / 1e9,
+        'topics': {walk.channels[n].topic: count for n, count in counts.items()},
+        'damaged': walk.damaged,
+        'whole': walk.whole,
+        'end': walk.end,
+        'custom': walk.metadata.get('dmo_ros', {}),
+    }
 
 
 def _locate(path: Path) -> tuple[Path, Path]:
@@ -275,24 +302,44 @@ def _lock(file: BinaryIO, path: Path) -> None:
         raise RosbagError(f'{path} is still being recorded; stop its recorder first') from error
 
 
-def _metadata(file: str, topics: Mapping[int, Topic], mcap: McapWriter,
-              custom: Mapping[str, str]) -> str:
+def _metadata(
+    file: str, topics: Mapping[int, Topic], mcap: McapWriter, custom: Mapping[str, str]
+) -> str:
     """Return rosbag2's description of a recording; YAML, of which JSON is a part."""
     total = sum(mcap.counts.values())
     start = mcap.start if total else 0
     duration = mcap.end - start if total else 0
-    times = {'starting_time': {'nanoseconds_since_epoch': start},
-             'duration': {'nanoseconds': duration}, 'message_count': total}
-    return _yaml({
-        'version': VERSION, 'storage_identifier': 'mcap', 'relative_file_paths': [file], **times,
-        'topics_with_message_count': [{
-            'topic_metadata': {
-                'name': topic.name, 'type': topic.kind, 'serialization_format': 'cdr',
-                'offered_qos_profiles': topic.qos, 'type_description_hash': topic.type_hash},
-            'message_count': mcap.counts[number]} for number, topic in topics.items()],
-        'compression_format': '', 'compression_mode': '',
-        'files': [{'path': file, **times}], 'custom_data': dict(custom),
-        'ros_distro': os.environ.get('ROS_DISTRO', 'unknown')}).lstrip('\n')
+    times = {
+        'starting_time': {'nanoseconds_since_epoch': start},
+        'duration': {'nanoseconds': duration},
+        'message_count': total,
+    }
+    return _yaml(
+        {
+            'version': VERSION,
+            'storage_identifier': 'mcap',
+            'relative_file_paths': [file],
+            **times,
+            'topics_with_message_count': [
+                {
+                    'topic_metadata': {
+                        'name': topic.name,
+                        'type': topic.kind,
+                        'serialization_format': 'cdr',
+                        'offered_qos_profiles': topic.qos,
+                        'type_description_hash': topic.type_hash,
+                    },
+                    'message_count': mcap.counts[number],
+                }
+                for number, topic in topics.items()
+            ],
+            'compression_format': '',
+            'compression_mode': '',
+            'files': [{'path': file, **times}],
+            'custom_data': dict(custom),
+            'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
+        }
+    ).lstrip('\n')
 
 
 def _yaml(value: Any, pad: str = '') -> str:

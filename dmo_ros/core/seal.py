@@ -21,7 +21,7 @@ from .signature import SignatureError, SigningKey, verify_signature
 
 CONTRACT_KEY, SIGNATURE_KEY, HASH_KEY = 'dmo_contract', 'dmo_ed25519', 'dmo_sha256'
 _METADATA_FIELD = 14  # ModelProto.metadata_props
-_HASH_BYTES = 80      # length of the whole hash entry: 2 + (2 + 10) + (2 + 64)
+_HASH_BYTES = 80  # length of the whole hash entry: 2 + (2 + 10) + (2 + 64)
 
 
 class ContractError(ValueError):
@@ -49,7 +49,7 @@ def sign(sealed: bytes, key: SigningKey) -> bytes:
     """Put ``key``'s signature on a policy file, in place of the one that it may have."""
     check_hash(sealed)
     starts = {name: start for name, _, start in _metadata(sealed)}
-    return _finish(sealed[:starts.get(SIGNATURE_KEY, starts[HASH_KEY])], key)
+    return _finish(sealed[: starts.get(SIGNATURE_KEY, starts[HASH_KEY])], key)
 
 
 def _finish(body: bytes, key: SigningKey | None) -> bytes:
@@ -62,17 +62,22 @@ def check_hash(data: bytes) -> str:
     """Return the file's sha256; ContractError when it is cut short, altered or no policy file."""
     found = data[-_HASH_BYTES:]
     if not found.startswith(_entry(HASH_KEY, '0' * 64)[:-64]):
-        raise ContractError('the file does not end in a seal: it is cut short, or no policy that '
-                            '`dmo export` wrote; copy it again or export it again')
+        raise ContractError(
+            'the file does not end in a seal: it is cut short, or no policy that '
+            '`dmo export` wrote; copy it again or export it again'
+        )
     digest = hashlib.sha256(memoryview(data)[:-_HASH_BYTES]).hexdigest()
     if found != _entry(HASH_KEY, digest):
-        raise ContractError(f'the file is damaged: its sha256 is {digest[:12]}..., its seal says '
-                            'another; copy it again or export it again')
+        raise ContractError(
+            f'the file is damaged: its sha256 is {digest[:12]}..., its seal says '
+            'another; copy it again or export it again'
+        )
     return digest
 
 
-def unseal(data: bytes, trusted_keys: Sequence[str] | None = None,
-           allow_unsigned: bool = False) -> Sealed:
+def unseal(
+    data: bytes, trusted_keys: Sequence[str] | None = None, allow_unsigned: bool = False
+) -> Sealed:
     """
     Check hash and signature of a policy file and hand out its contract.
 
@@ -86,19 +91,27 @@ def unseal(data: bytes, trusted_keys: Sequence[str] | None = None,
     entries = [entry for entry in _metadata(data) if entry[0].startswith('dmo_')]
     names = [name for name, _, _ in entries]
     if names not in ([CONTRACT_KEY, HASH_KEY], [CONTRACT_KEY, SIGNATURE_KEY, HASH_KEY]):
-        raise ContractError(f'the file carries the entries {names}; one contract, at most one '
-                            'signature and the hash belong there: export it again')
+        raise ContractError(
+            f'the file carries the entries {names}; one contract, at most one '
+            'signature and the hash belong there: export it again'
+        )
     values = {name: (value, start) for name, value, start in entries}
     trust = _trust(data, values.get(SIGNATURE_KEY), trusted_keys, allow_unsigned)
     return Sealed(values[CONTRACT_KEY][0], digest, trust)
 
 
-def _trust(data: bytes, signature: tuple[str, int] | None, trusted_keys: Sequence[str] | None,
-           allow_unsigned: bool) -> str:
+def _trust(
+    data: bytes,
+    signature: tuple[str, int] | None,
+    trusted_keys: Sequence[str] | None,
+    allow_unsigned: bool,
+) -> str:
     if signature is None:
         if trusted_keys is not None and not allow_unsigned:
-            raise ContractError('the policy is not signed and a trusted signature is asked for; '
-                                'sign it, or allow unsigned policies (allow_unsigned:=true)')
+            raise ContractError(
+                'the policy is not signed and a trusted signature is asked for; '
+                'sign it, or allow unsigned policies (allow_unsigned:=true)'
+            )
         return 'unsigned'
     value, start = signature
     if trusted_keys is None:
@@ -113,8 +126,10 @@ def _trust(data: bytes, signature: tuple[str, int] | None, trusted_keys: Sequenc
 
 def _entry(key: str, value: str) -> bytes:
     """Encode one metadata entry as a field of ModelProto."""
-    inner = b''.join(bytes([tag]) + _varint(len(raw)) + raw
-                     for tag, raw in ((0x0A, key.encode()), (0x12, value.encode())))
+    inner = b''.join(
+        bytes([tag]) + _varint(len(raw)) + raw
+        for tag, raw in ((0x0A, key.encode()), (0x12, value.encode()))
+    )
     return bytes([_METADATA_FIELD << 3 | 2]) + _varint(len(inner)) + inner
 
 
@@ -155,8 +170,9 @@ def _walk(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
         else:
             end = at + {1: 8, 5: 4}.get(kind, len(data) + 1)
         if end > len(data):
-            raise ContractError(f'this is no ONNX model: field {tag >> 3} at byte {start} is '
-                                'malformed')
+            raise ContractError(
+                f'this is no ONNX model: field {tag >> 3} at byte {start} is malformed'
+            )
         yield tag >> 3, start, data[at:end]
         at = end
 

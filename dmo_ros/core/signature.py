@@ -22,8 +22,9 @@ def _ed25519() -> Any:
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise SignatureError('signatures need the cryptography package; install it: '
-                             "pip install 'dmo_ros[sign]'") from error
+        raise SignatureError(
+            "signatures need the cryptography package; install it: pip install 'dmo_ros[sign]'"
+        ) from error
     return ed25519
 
 
@@ -54,8 +55,9 @@ class SigningKey:
         except (OSError, ValueError) as error:
             if isinstance(error, SignatureError):
                 raise
-            raise SignatureError(f'{path} holds no private key ({error}); make one with '
-                                 '`dmo export --new-key FILE`') from error
+            raise SignatureError(
+                f'{path} holds no private key ({error}); make one with `dmo export --new-key FILE`'
+            ) from error
 
     def sign(self, digest: bytes) -> str:
         """Return ``public:signature`` in hexadecimal for the sha256 of what is signed."""
@@ -67,14 +69,18 @@ def verify_signature(value: str, digest: bytes, trusted_keys: Sequence[str]) -> 
     """Return the public key that signed ``digest``; SignatureError unless we trust it."""
     public, _, signature = value.partition(':')
     if public not in [key.strip().lower() for key in trusted_keys]:
-        raise SignatureError(f'{public[:12]}... is not among the trusted keys; add it if you know '
-                             'its owner')
+        raise SignatureError(
+            f'{public[:12]}... is not among the trusted keys; add it if you know its owner'
+        )
     ed25519 = _ed25519()
     from cryptography.exceptions import InvalidSignature
+
     try:
         key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
         key.verify(bytes.fromhex(signature), _PURPOSE + digest)
     except (InvalidSignature, ValueError) as error:
-        raise SignatureError(f'it is not the signature of {public[:12]}... for this file; take '
-                             'the file from its source again') from error
+        raise SignatureError(
+            f'it is not the signature of {public[:12]}... for this file; take '
+            'the file from its source again'
+        ) from error
     return public

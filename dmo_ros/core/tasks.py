@@ -127,20 +127,27 @@ class TaskSpec:
         known = {field.name for field in fields(cls)}
         for name in sorted(known ^ set(plain)):
             fault = 'misses' if name in known else 'has the unknown'
-            raise TaskError(f'the stored task specification {fault} field {name!r}; it was '
-                            'written by another version: record or export it again')
+            raise TaskError(
+                f'the stored task specification {fault} field {name!r}; it was '
+                'written by another version: record or export it again'
+            )
         try:
-            return cls(**{
-                **plain,
-                'camera': CameraSpec(**plain['camera']),
-                'proprioception': tuple(Field(**item) for item in plain['proprioception']),
-                'actions': tuple(Field(**item) for item in plain['actions']),
-                'policy_actions': tuple(plain['policy_actions']),
-                'limits': LimitSpec(**{
-                    **plain['limits'],
-                    'acceleration': tuple(plain['limits']['acceleration'])}),
-                'success': SuccessSpec(**plain['success']),
-            })
+            return cls(
+                **{
+                    **plain,
+                    'camera': CameraSpec(**plain['camera']),
+                    'proprioception': tuple(Field(**item) for item in plain['proprioception']),
+                    'actions': tuple(Field(**item) for item in plain['actions']),
+                    'policy_actions': tuple(plain['policy_actions']),
+                    'limits': LimitSpec(
+                        **{
+                            **plain['limits'],
+                            'acceleration': tuple(plain['limits']['acceleration']),
+                        }
+                    ),
+                    'success': SuccessSpec(**plain['success']),
+                }
+            )
         except (TypeError, KeyError) as error:
             raise TaskError(f'the stored task specification is malformed: {error}') from error
 
@@ -168,8 +175,10 @@ def require_same(expected: TaskSpec, found: TaskSpec, what: str) -> None:
     """Refuse ``what`` (a file, say) when its specification is not the expected one."""
     difference = expected.difference(found)
     if difference:
-        raise TaskError(f'{what} was made for another task specification ({difference}); use one '
-                        f'made for task {expected.name!r}, or make it again')
+        raise TaskError(
+            f'{what} was made for another task specification ({difference}); use one '
+            f'made for task {expected.name!r}, or make it again'
+        )
 
 
 def _velocity(name: str, limit: float, unit: str = 'm/s') -> Field:
@@ -179,68 +188,112 @@ def _velocity(name: str, limit: float, unit: str = 'm/s') -> Field:
 # The planar pusher: sizes are chosen so that the tool is three pixels wide at 32x32 and moves
 # about half the contact distance in one step (docs/results/pusher_contact.md tells why).
 _PUSHER = TaskSpec(
-    name='pusher', robot='pusher', rate_hz=5.0,
+    name='pusher',
+    robot='pusher',
+    rate_hz=5.0,
     camera=CameraSpec(32, 32, 'rgb8', 'center', 'board_camera_optical_frame'),
-    frame_size=32, policy_size=32, frame_stack=4, context_length=4,
+    frame_size=32,
+    policy_size=32,
+    frame_stack=4,
+    context_length=4,
     proprioception=(),
     actions=(_velocity('vx', 0.4), _velocity('vy', 0.4)),
-    policy_actions=('vx', 'vy'), command_frame='board',
+    policy_actions=('vx', 'vy'),
+    command_frame='board',
     limits=LimitSpec(acceleration=(8.0, 8.0), command_timeout=0.5, frame_timeout=0.5),
     success=SuccessSpec('object_to_goal', 'm', 0.08, hold_steps=5, episode_steps=64),
-    reward='goal_energy', global_model='diamond')
+    reward='goal_energy',
+    global_model='diamond',
+)
 
 _PUSH_T = TaskSpec(
-    name='push_t', robot='flexiv', rate_hz=5.0,
+    name='push_t',
+    robot='flexiv',
+    rate_hz=5.0,
     camera=CameraSpec(640, 480, 'rgb8', 'center', 'top_camera_optical_frame'),
-    frame_size=64, policy_size=64, frame_stack=4, context_length=4,
+    frame_size=64,
+    policy_size=64,
+    frame_stack=4,
+    context_length=4,
     proprioception=(),
     actions=(_velocity('vx', 0.25), _velocity('vy', 0.25)),
-    policy_actions=('vx', 'vy'), command_frame='world',
+    policy_actions=('vx', 'vy'),
+    command_frame='world',
     limits=LimitSpec(acceleration=(1.0, 1.0), command_timeout=0.5, frame_timeout=0.5),
     success=SuccessSpec('corner_error', 'm', 0.02, hold_steps=5, episode_steps=200),
-    reward='goal_energy', global_model='diamond')
+    reward='goal_energy',
+    global_model='diamond',
+)
 
 _PUSH_CUBE = TaskSpec(
-    name='push_cube', robot='go2', rate_hz=5.0,
+    name='push_cube',
+    robot='go2',
+    rate_hz=5.0,
     camera=CameraSpec(1280, 720, 'rgb8', 'center', 'front_camera_optical_frame'),
-    frame_size=128, policy_size=64, frame_stack=1, context_length=32,
+    frame_size=128,
+    policy_size=64,
+    frame_stack=1,
+    context_length=32,
     proprioception=(),
     actions=(_velocity('vx', 0.6), _velocity('vy', 0.4), _velocity('wz', 1.0, 'rad/s')),
-    policy_actions=('vx', 'vy', 'wz'), command_frame='base_link',
+    policy_actions=('vx', 'vy', 'wz'),
+    command_frame='base_link',
     limits=LimitSpec(acceleration=(1.5, 1.5, 3.0), command_timeout=0.5, frame_timeout=0.5),
     success=SuccessSpec('cube_to_goal', 'm', 0.6, hold_steps=5, episode_steps=150),
-    reward='intent_head', global_model='dreamer4')
+    reward='intent_head',
+    global_model='dreamer4',
+)
 
 # Ranges in rad: 29-DoF URDF of the G1; the order is the upper-body order its controller expects.
-_ARM = (('shoulder_pitch', (-3.089, 2.670), (-3.089, 2.670)),
-        ('shoulder_roll', (-1.588, 2.2515), (-2.2515, 1.588)),
-        ('shoulder_yaw', (-2.618, 2.618), (-2.618, 2.618)),
-        ('elbow', (-1.047, 2.094), (-1.047, 2.094)),
-        ('wrist_roll', (-1.972, 1.972), (-1.972, 1.972)),
-        ('wrist_pitch', (-1.614, 1.614), (-1.614, 1.614)),
-        ('wrist_yaw', (-1.614, 1.614), (-1.614, 1.614)))
-_WAIST = (Field('waist_yaw', 'rad', -2.618, 2.618), Field('waist_roll', 'rad', -0.52, 0.52),
-          Field('waist_pitch', 'rad', -0.52, 0.52))
-_ARMS = tuple(Field(f'{side}_{joint}', 'rad', *span) for joint, left, right in _ARM
-              for side, span in (('left', left), ('right', right)))
+_ARM = (
+    ('shoulder_pitch', (-3.089, 2.670), (-3.089, 2.670)),
+    ('shoulder_roll', (-1.588, 2.2515), (-2.2515, 1.588)),
+    ('shoulder_yaw', (-2.618, 2.618), (-2.618, 2.618)),
+    ('elbow', (-1.047, 2.094), (-1.047, 2.094)),
+    ('wrist_roll', (-1.972, 1.972), (-1.972, 1.972)),
+    ('wrist_pitch', (-1.614, 1.614), (-1.614, 1.614)),
+    ('wrist_yaw', (-1.614, 1.614), (-1.614, 1.614)),
+)
+_WAIST = (
+    Field('waist_yaw', 'rad', -2.618, 2.618),
+    Field('waist_roll', 'rad', -0.52, 0.52),
+    Field('waist_pitch', 'rad', -0.52, 0.52),
+)
+_ARMS = tuple(
+    Field(f'{side}_{joint}', 'rad', *span)
+    for joint, left, right in _ARM
+    for side, span in (('left', left), ('right', right))
+)
 _HANDS = (Field('left_hand', '1', 0.0, 1.0), Field('right_hand', '1', 0.0, 1.0))
 _LOCOMOTION = (_velocity('vx', 0.3), _velocity('vy', 0.3), _velocity('wz', 0.3, 'rad/s'))
-_G1_DRIVEN = (*(field.name for field in _WAIST),
-              *(f'right_{joint}' for joint, _, _ in _ARM), 'right_hand')
+_G1_DRIVEN = (
+    *(field.name for field in _WAIST),
+    *(f'right_{joint}' for joint, _, _ in _ARM),
+    'right_hand',
+)
 
 _GRAB_BOX = TaskSpec(
-    name='grab_box', robot='g1', rate_hz=10.0,
+    name='grab_box',
+    robot='g1',
+    rate_hz=10.0,
     camera=CameraSpec(640, 480, 'rgb8', 'center', 'head_camera_optical_frame'),
-    frame_size=256, policy_size=64, frame_stack=1, context_length=32,
+    frame_size=256,
+    policy_size=64,
+    frame_stack=1,
+    context_length=32,
     proprioception=(*_WAIST, *_ARMS, *_HANDS),
     actions=(*_WAIST, *_ARMS, *_HANDS, *_LOCOMOTION),
-    policy_actions=_G1_DRIVEN, command_frame='base_link',
+    policy_actions=_G1_DRIVEN,
+    command_frame='base_link',
     limits=LimitSpec(acceleration=(4.0,) * 10 + (8.0,), command_timeout=0.25, frame_timeout=0.3),
     success=SuccessSpec('box_below_lift', 'm', 0.05, hold_steps=10, episode_steps=200),
-    reward='intent_head', global_model='dreamer4')
+    reward='intent_head',
+    global_model='dreamer4',
+)
 
 TASKS: dict[str, TaskSpec] = {
-    task.name: task for task in (_PUSHER, _PUSH_T, _PUSH_CUBE, _GRAB_BOX)}
+    task.name: task for task in (_PUSHER, _PUSH_T, _PUSH_CUBE, _GRAB_BOX)
+}
 
 
 def get_task(name: str) -> TaskSpec:

@@ -33,6 +33,7 @@ def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
     """
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
     _follow_parent()
     node = None
     try:

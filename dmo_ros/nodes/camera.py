@@ -37,14 +37,19 @@ class CameraConfig:
     task: str = parameter('pusher', 'task whose camera this is')
     source: str = parameter('topic', 'where frames come from', choices=('device', 'file', 'topic'))
     topic: str = parameter('camera/image', 'image topic (source topic)')
-    path: str = parameter('', 'stable device path as in /dev/v4l/by-id (source device), or a '
-                              'video file (source file)')
-    rate_hz: float = parameter(30.0, 'frames a second asked from a device, played from a file',
-                               1.0, 240.0)
+    path: str = parameter(
+        '',
+        'stable device path as in /dev/v4l/by-id (source device), or a video file (source file)',
+    )
+    rate_hz: float = parameter(
+        30.0, 'frames a second asked from a device, played from a file', 1.0, 240.0
+    )
     frozen_after: int = parameter(
-        5, 'equal pictures in a row that count as frozen; 0: never', 0, 1000)
+        5, 'equal pictures in a row that count as frozen; 0: never', 0, 1000
+    )
     future_tolerance: float = parameter(
-        0.05, 'seconds a stamp may be ahead of the clock; 0: not asked', 0.0, 10.0)
+        0.05, 'seconds a stamp may be ahead of the clock; 0: not asked', 0.0, 10.0
+    )
 
 
 class CameraNode(Node):
@@ -54,8 +59,9 @@ class CameraNode(Node):
         super().__init__('camera')
         self.config = config = declare(self, CameraConfig)
         self.spec = get_task(config.task)
-        self.watch = FrameWatch(self.spec.limits.frame_timeout, config.frozen_after,
-                                config.future_tolerance)
+        self.watch = FrameWatch(
+            self.spec.limits.frame_timeout, config.frozen_after, config.future_tolerance
+        )
         self.refused = ''
         self.image_out = self.create_publisher(Image, 'image_raw', qos.STREAM)
         self.info_out = self.create_publisher(CameraInfo, 'camera_info', qos.STREAM)
@@ -94,8 +100,9 @@ class CameraNode(Node):
         message.header.frame_id = self.spec.camera.frame_id
         self.refused = ''
         self.image_out.publish(message)
-        self.info_out.publish(CameraInfo(
-            header=message.header, width=message.width, height=message.height))
+        self.info_out.publish(
+            CameraInfo(header=message.header, width=message.width, height=message.height)
+        )
 
     def _refuse(self, stamp: int, pixels: Any) -> str:
         watched = self.config.frozen_after > 0
@@ -176,13 +183,17 @@ class Grabber:
 def open_capture(config: CameraConfig) -> Any:
     """Open a device or a file with OpenCV; ParameterError when it cannot be opened."""
     import cv2
+
     if not config.path:
-        raise ParameterError(f'source {config.source} needs the parameter path; list devices with '
-                             'ls /dev/v4l/by-id')
+        raise ParameterError(
+            f'source {config.source} needs the parameter path; list devices with ls /dev/v4l/by-id'
+        )
     capture = cv2.VideoCapture(config.path)
     if not capture.isOpened():
-        raise ParameterError(f'{config.path!r} cannot be opened as a {config.source}: is it '
-                             'there, is it readable, does another program hold it?')
+        raise ParameterError(
+            f'{config.path!r} cannot be opened as a {config.source}: is it '
+            'there, is it readable, does another program hold it?'
+        )
     if config.source == 'device':
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest of a queue
         capture.set(cv2.CAP_PROP_FPS, config.rate_hz)

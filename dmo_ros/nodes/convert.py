@@ -22,13 +22,29 @@ from ..core.images import ImageError
 from ..core.tasks import TaskError, TaskSpec
 
 # Encoding -> (numpy type of a number, numbers per pixel)
-_LAYOUTS = {'rgb8': ('u1', 3), 'bgr8': ('u1', 3), 'mono8': ('u1', 1), 'rgba8': ('u1', 4),
-            'bgra8': ('u1', 4), '8UC1': ('u1', 1), '8UC3': ('u1', 3), '8UC4': ('u1', 4),
-            'mono16': ('u2', 1), '16UC1': ('u2', 1), '32FC1': ('f4', 1)}
+_LAYOUTS = {
+    'rgb8': ('u1', 3),
+    'bgr8': ('u1', 3),
+    'mono8': ('u1', 1),
+    'rgba8': ('u1', 4),
+    'bgra8': ('u1', 4),
+    '8UC1': ('u1', 1),
+    '8UC3': ('u1', 3),
+    '8UC4': ('u1', 4),
+    'mono16': ('u2', 1),
+    '16UC1': ('u2', 1),
+    '32FC1': ('f4', 1),
+}
 
 # Action field -> where a TwistStamped carries it (REP-103: m/s and rad/s).
-_TWIST = {'vx': ('linear', 'x'), 'vy': ('linear', 'y'), 'vz': ('linear', 'z'),
-          'wx': ('angular', 'x'), 'wy': ('angular', 'y'), 'wz': ('angular', 'z')}
+_TWIST = {
+    'vx': ('linear', 'x'),
+    'vy': ('linear', 'y'),
+    'vz': ('linear', 'z'),
+    'wx': ('angular', 'x'),
+    'wy': ('angular', 'y'),
+    'wz': ('angular', 'z'),
+}
 
 
 def to_array(message: Image) -> np.ndarray:
@@ -48,19 +64,28 @@ def to_array(message: Image) -> np.ndarray:
     row = width * pixel
     step = message.step or row
     if min(height, width) < 1 or step < row or len(message.data) < step * (height - 1) + row:
-        raise ImageError(f'an image of {width}x{height} {message.encoding} with rows of '
-                         f'{message.step} bytes does not fit the {len(message.data)} bytes that '
-                         'came; the camera driver reports it wrong')
-    picture: np.ndarray = np.ndarray((height, width, count), number, message.data,
-                                     strides=(step, pixel, number.itemsize))
+        raise ImageError(
+            f'an image of {width}x{height} {message.encoding} with rows of '
+            f'{message.step} bytes does not fit the {len(message.data)} bytes that '
+            'came; the camera driver reports it wrong'
+        )
+    picture: np.ndarray = np.ndarray(
+        (height, width, count), number, message.data, strides=(step, pixel, number.itemsize)
+    )
     return picture[..., 0] if count == 1 else picture
 
 
 def to_rgb(message: Image) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB, by the function that the converter uses; a view for rgb8."""
     if message.encoding in ENCODINGS:
-        return decode(message.data, message.height, message.width, message.encoding, message.step,
-                      bool(message.is_bigendian))
+        return decode(
+            message.data,
+            message.height,
+            message.width,
+            message.encoding,
+            message.step,
+            bool(message.is_bigendian),
+        )
     return _by_cv_bridge(message, 'rgb8')
 
 
@@ -68,9 +93,11 @@ def _by_cv_bridge(message: Image, encoding: str) -> np.ndarray:
     try:
         from cv_bridge import CvBridge
     except ImportError as error:
-        raise ImageError(f'image encoding {message.encoding!r} is not converted here and '
-                         'cv_bridge is not installed; publish rgb8, or install '
-                         'ros-<distro>-cv-bridge') from error
+        raise ImageError(
+            f'image encoding {message.encoding!r} is not converted here and '
+            'cv_bridge is not installed; publish rgb8, or install '
+            'ros-<distro>-cv-bridge'
+        ) from error
     picture: np.ndarray = CvBridge().imgmsg_to_cv2(message, encoding)
     return picture
 
@@ -84,13 +111,22 @@ def to_image(picture: np.ndarray, encoding: str, header: Header) -> Image:
     channels = picture.shape[2] if picture.ndim == 3 else 1
     same = picture.dtype.newbyteorder('=') == number
     if picture.ndim not in (2, 3) or channels != count or not same:
-        raise ImageError(f'{encoding} has {count} numbers of {number} per pixel, this picture is '
-                         f'{picture.shape} {picture.dtype}')
+        raise ImageError(
+            f'{encoding} has {count} numbers of {number} per pixel, this picture is '
+            f'{picture.shape} {picture.dtype}'
+        )
     data = array.array('B')  # an ndarray given to the field would be copied number by number
     pixels = np.ascontiguousarray(picture, number.newbyteorder('<')).view(np.uint8)
     data.frombytes(pixels)  # type: ignore[arg-type]  # takes any buffer
-    return Image(header=header, height=picture.shape[0], width=picture.shape[1], encoding=encoding,
-                 is_bigendian=0, step=picture.shape[1] * count * number.itemsize, data=data)
+    return Image(
+        header=header,
+        height=picture.shape[0],
+        width=picture.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=picture.shape[1] * count * number.itemsize,
+        data=data,
+    )
 
 
 def nanoseconds(stamp: Time) -> int:
@@ -119,16 +155,20 @@ def from_twist(message: TwistStamped, spec: TaskSpec) -> tuple[float, ...]:
     everything = linear.x + linear.y + linear.z + angular.x + angular.y + angular.z
     if everything - everything != 0.0:  # inf or NaN anywhere
         return (float('nan'),) * len(spec.policy_actions)
-    return tuple(getattr(getattr(message.twist, part), axis)
-                 for part, axis in (_TWIST[name] for name in spec.policy_actions))
+    return tuple(
+        getattr(getattr(message.twist, part), axis)
+        for part, axis in (_TWIST[name] for name in spec.policy_actions)
+    )
 
 
 def require_twist(spec: TaskSpec) -> None:
     """Refuse a task whose driven fields are not velocities that a TwistStamped can carry."""
     other = [name for name in spec.policy_actions if name not in _TWIST]
     if other:
-        raise TaskError(f'task {spec.name} drives {", ".join(other)}, which a TwistStamped cannot '
-                        'carry; this node serves the tasks that drive velocities')
+        raise TaskError(
+            f'task {spec.name} drives {", ".join(other)}, which a TwistStamped cannot '
+            'carry; this node serves the tasks that drive velocities'
+        )
 
 
 def joint_state(names: Sequence[str], positions: Any, header: Header) -> JointState:

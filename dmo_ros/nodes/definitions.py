@@ -85,9 +85,10 @@ def qos_text(profiles: list[Any]) -> str:
         f'  liveliness_lease_duration:\n{_duration(profile.liveliness_lease_duration)}'
         '  avoid_ros_namespace_conventions: '
         f'{str(profile.avoid_ros_namespace_conventions).lower()}\n'
-        for profile in profiles)
+        for profile in profiles
+    )
 
 
 def _duration(duration: Any) -> str:
-    seconds, nanoseconds = divmod(duration.nanoseconds, 10 ** 9)
+    seconds, nanoseconds = divmod(duration.nanoseconds, 10**9)
     return f'    sec: {seconds}\n    nsec: {nanoseconds}\n'

@@ -22,8 +22,12 @@ def status(name: str, level: int, message: str, values: Mapping[str, object]) ->
 class Diagnostics:
     """Ask ``source`` once a second and publish its (level, message, values)."""
 
-    def __init__(self, node: Node, source: Callable[[], tuple[int, str, Mapping[str, object]]],
-                 period: float = 1.0) -> None:
+    def __init__(
+        self,
+        node: Node,
+        source: Callable[[], tuple[int, str, Mapping[str, object]]],
+        period: float = 1.0,
+    ) -> None:
         self.node, self.source = node, source
         self.out = node.create_publisher(DiagnosticArray, 'diagnostics', qos.FEW)
         steady = Clock(clock_type=ClockType.STEADY_TIME)

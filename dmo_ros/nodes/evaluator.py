@@ -105,7 +105,8 @@ class EvaluatorNode(Node):
         if now - self.progress_at > self.config.patience:
             self.get_logger().error(
                 f'no progress for {self.config.patience:g} s in episode {self.episode + 1} of '
-                f'{len(self.starts)}: {self.reason}')
+                f'{len(self.starts)}: {self.reason}'
+            )
             raise Finished(1)
 
 

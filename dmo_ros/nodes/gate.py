@@ -69,9 +69,14 @@ class GateNode(Node):
         for source in (TELEOP, POLICY):
             topic = f'cmd_{source}'
             self.create_subscription(
-                TwistStamped, topic, partial(self._on_command, source), qos.COMMAND_IN,
+                TwistStamped,
+                topic,
+                partial(self._on_command, source),
+                qos.COMMAND_IN,
                 event_callbacks=qos.SubscriptionEventCallbacks(
-                    liveliness=partial(self._on_liveliness, topic)))
+                    liveliness=partial(self._on_liveliness, topic)
+                ),
+            )
         self.create_subscription(Joy, 'joy', self._on_joy, qos.FEW)
         self.create_service(Trigger, '~/arm', partial(self._serve, self._arm))
         self.create_service(Trigger, '~/disarm', partial(self._serve, self._disarm))
@@ -95,8 +100,15 @@ class GateNode(Node):
         stamp = nanoseconds(message.header.stamp)
         if not stamp:
             self.get_logger().warning(f'cmd_{source} has no stamp; its time is guessed', once=True)
-        self._send(self.gate.on_command(time.monotonic(), source, from_twist(message, self.spec),
-                                        stamp, message.header.frame_id))
+        self._send(
+            self.gate.on_command(
+                time.monotonic(),
+                source,
+                from_twist(message, self.spec),
+                stamp,
+                message.header.frame_id,
+            )
+        )
 
     def _on_timer(self) -> None:
         self._send(self.gate.tick(time.monotonic()))
@@ -107,8 +119,9 @@ class GateNode(Node):
             self.command_out.publish(to_twist(command.values, self.spec, command.stamp))
 
     # ------------------------------------------------------------------ people
-    def _serve(self, action: object, request: Trigger.Request,
-               response: Trigger.Response) -> Trigger.Response:
+    def _serve(
+        self, action: object, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
         response.success, response.message = action()  # type: ignore[operator]
         self._show_status()
         return response
@@ -128,8 +141,10 @@ class GateNode(Node):
 
     def _look_for_rivals(self) -> None:
         for topic in ('cmd', 'cmd_teleop', 'cmd_policy'):
-            nodes = {f'{info.node_namespace.rstrip("/")}/{info.node_name}'
-                     for info in self.get_publishers_info_by_topic(topic)}
+            nodes = {
+                f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+                for info in self.get_publishers_info_by_topic(topic)
+            }
             rival = self._rival(topic, nodes)
             self._send(self.gate.set_rivals(time.monotonic(), topic, rival))
 
@@ -159,7 +174,10 @@ class GateNode(Node):
     def _diagnose(self) -> tuple[int, str, dict[str, object]]:
         gate = self.gate
         values: dict[str, object] = {
-            'state': gate.state.value, 'source': gate.following, **gate.counts}
+            'state': gate.state.value,
+            'source': gate.following,
+            **gate.counts,
+        }
         return _LEVELS.get(gate.state, WARN), gate.reason, values
 
     def _show_status(self) -> None:

@@ -37,8 +37,11 @@ class OperatorConfig:
     """Parameters of the operator node."""
 
     task: str = parameter('pusher', 'task that is operated')
-    mode: str = parameter('play', 'how it drives; watch holds the dead-man for a policy',
-                          choices=('play', 'expert', 'random', WATCH))
+    mode: str = parameter(
+        'play',
+        'how it drives; watch holds the dead-man for a policy',
+        choices=('play', 'expert', 'random', WATCH),
+    )
     seed: int = parameter(0, 'seed of its choices', 0, 2**31)
     autorepeat_hz: float = parameter(50.0, 'repeats of an unchanged pad (Hz)', 20.0, 200.0)
     pad: PadMap = field(default=PadMap())
@@ -52,8 +55,10 @@ class OperatorNode(Node):
         self.config = config = declare(self, OperatorConfig)
         spec = get_task(config.task)
         if spec.robot != 'pusher':
-            raise TaskError(f'there is no scripted operator for task {config.task!r}; use a real '
-                            'pad (operator:=none) or task pusher')
+            raise TaskError(
+                f'there is no scripted operator for task {config.task!r}; use a real '
+                'pad (operator:=none) or task pusher'
+            )
         check_pad(config.pad, len(spec.driven))
         self.limit = np.array([item.high for item in spec.driven])
         skill = 'play' if config.mode == WATCH else config.mode
@@ -115,8 +120,9 @@ class OperatorNode(Node):
         spent = now - self.asking_since
         return self._press(deadman=spent > 0.1, arm=spent > 0.2 and int(spent * 10) % 2 == 0)
 
-    def _press(self, deadman: bool, stick: np.ndarray | None = None, label: int = PLAY,
-               arm: bool = False) -> Joy:
+    def _press(
+        self, deadman: bool, stick: np.ndarray | None = None, label: int = PLAY, arm: bool = False
+    ) -> Joy:
         pad = self.config.pad
         axes = [0.0] * (1 + max(pad.axes))
         for axis, sign, value in zip(pad.axes, pad.signs, np.zeros(8) if stick is None else stick):

@@ -25,8 +25,13 @@ class ParameterError(ValueError):
     """A parameter that is unknown, of the wrong type, or outside its range."""
 
 
-def parameter(default: Any, description: str, low: float | None = None, high: float | None = None,
-              choices: Sequence[str] = ()) -> Any:
+def parameter(
+    default: Any,
+    description: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
     """Make a dataclass field that :func:`declare` turns into a ROS parameter."""
     meta = {'description': description, 'low': low, 'high': high, 'choices': tuple(choices)}
     return field(default=default, metadata=meta)
@@ -77,11 +82,14 @@ def _declare_one(node: Node, name: str, default: Any, meta: Any) -> Any:
     try:
         value = node.declare_parameter(name, plain, _descriptor(plain, meta)).value
     except InvalidParameterTypeException as error:
-        raise ParameterError(f'parameter {name!r} is a {type(default).__name__}, write it like '
-                             f'{plain!r}: {error}') from error
+        raise ParameterError(
+            f'parameter {name!r} is a {type(default).__name__}, write it like {plain!r}: {error}'
+        ) from error
     except InvalidParameterValueException as error:
-        raise ParameterError(f'parameter {name!r} lies outside {meta["low"]} to {meta["high"]} '
-                             f'({meta["description"]}): {error}') from error
+        raise ParameterError(
+            f'parameter {name!r} lies outside {meta["low"]} to {meta["high"]} '
+            f'({meta["description"]}): {error}'
+        ) from error
     choices = meta.get('choices') or ()
     if choices and value not in choices:
         raise ParameterError(f'parameter {name!r} is one of {", ".join(choices)}, not {value!r}')
@@ -94,14 +102,17 @@ def _declare_one(node: Node, name: str, default: Any, meta: Any) -> Any:
 def _descriptor(default: Any, meta: Any) -> ParameterDescriptor:
     choices = meta.get('choices') or ()
     descriptor = ParameterDescriptor(
-        description=meta.get('description', ''), read_only=True,
-        additional_constraints=f'one of {", ".join(choices)}' if choices else '')
+        description=meta.get('description', ''),
+        read_only=True,
+        additional_constraints=f'one of {", ".join(choices)}' if choices else '',
+    )
     low, high = meta.get('low'), meta.get('high')
     if low is None or high is None:
         return descriptor
     if isinstance(default, float):
         descriptor.floating_point_range = [
-            FloatingPointRange(from_value=float(low), to_value=float(high))]
+            FloatingPointRange(from_value=float(low), to_value=float(high))
+        ]
     else:
         descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
     return descriptor

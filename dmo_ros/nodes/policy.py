@@ -32,8 +32,12 @@ from ..core.stream import FrameWatch
 from ..core.tasks import get_task
 
 GAP_PERIODS = 2.5  # one lost frame is bridged, two are the start of something new
-_NAMES = {PolicyStatus.UNCONFIGURED: 'unconfigured', PolicyStatus.INACTIVE: 'inactive',
-          PolicyStatus.ACTIVE: 'active', PolicyStatus.FAULT: 'fault'}
+_NAMES = {
+    PolicyStatus.UNCONFIGURED: 'unconfigured',
+    PolicyStatus.INACTIVE: 'inactive',
+    PolicyStatus.ACTIVE: 'active',
+    PolicyStatus.FAULT: 'fault',
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,11 @@ class PolicyConfig:
     task: str = parameter('pusher', 'task the robot runs; the file must be made for it')
     path: str = parameter('', 'policy file (.onnx) written by dmo export')
     provider: str = parameter('CPUExecutionProvider', 'onnxruntime provider; no fall-back')
-    trusted_keys: str = parameter('', 'public keys (hex, comma between), one of which must have '
-                                  'signed the file; empty: nobody is asked')
+    trusted_keys: str = parameter(
+        '',
+        'public keys (hex, comma between), one of which must have '
+        'signed the file; empty: nobody is asked',
+    )
     allow_unsigned: bool = parameter(False, 'take an unsigned file although keys are given')
     autostart: bool = parameter(False, 'configure and activate at once (for twins)')
 
@@ -74,15 +81,22 @@ class PolicyNode(LifecycleNode):
         """Load the file and check everything it promises."""
         keys = [key.strip() for key in self.config.trusted_keys.split(',') if key.strip()]
         try:
-            self.policy = Policy.load(self.config.path, self.spec, [self.config.provider],
-                                      keys or None, self.config.allow_unsigned)
+            self.policy = Policy.load(
+                self.config.path,
+                self.spec,
+                [self.config.provider],
+                keys or None,
+                self.config.allow_unsigned,
+            )
         except (ContractError, PolicyError) as error:
             self.get_logger().error(f'not configured: {error}')
             self._become(PolicyStatus.UNCONFIGURED, str(error))
             return TransitionCallbackReturn.FAILURE
         policy = self.policy
-        self.get_logger().info(f'{self.config.path}: {policy.digest[:12]}, {policy.trust}, golden '
-                               f'loop within {policy.golden_error:.1g}')
+        self.get_logger().info(
+            f'{self.config.path}: {policy.digest[:12]}, {policy.trust}, golden '
+            f'loop within {policy.golden_error:.1g}'
+        )
         self._become(PolicyStatus.INACTIVE, 'loaded, not activated')
         return TransitionCallbackReturn.SUCCESS
 
@@ -171,14 +185,25 @@ class PolicyNode(LifecycleNode):
         self._publish_status(stamp)
 
     def _publish_status(self, stamp: int) -> None:
-        self.status_out.publish(PolicyStatus(
-            header=Header(stamp=to_time(stamp), frame_id=self.spec.camera.frame_id),
-            state=self.state, reason=self.reason, latency=self.latency, misses=self.misses))
+        self.status_out.publish(
+            PolicyStatus(
+                header=Header(stamp=to_time(stamp), frame_id=self.spec.camera.frame_id),
+                state=self.state,
+                reason=self.reason,
+                latency=self.latency,
+                misses=self.misses,
+            )
+        )
 
     def _diagnose(self) -> tuple[int, str, dict[str, object]]:
-        values = {'state': _NAMES[self.state], 'answers': self.answers, 'misses': self.misses,
-                  'latency_ms': round(self.latency * 1e3, 2),
-                  'slowest_ms': round(self.slowest * 1e3, 2), **self.watch.counts}
+        values = {
+            'state': _NAMES[self.state],
+            'answers': self.answers,
+            'misses': self.misses,
+            'latency_ms': round(self.latency * 1e3, 2),
+            'slowest_ms': round(self.slowest * 1e3, 2),
+            **self.watch.counts,
+        }
         self.slowest = 0.0
         level = {PolicyStatus.ACTIVE: OK, PolicyStatus.FAULT: ERROR}.get(self.state, WARN)
         return level, self.reason, values

@@ -33,8 +33,19 @@ except ImportError:  # Humble
 
 DEPTH = 500
 LABEL_AT = 12  # of IntentLabel's bytes: 4 of encapsulation, 8 of stamp
-DEFAULT_TOPICS = ('image_raw', 'camera_info', 'cmd', 'cmd_teleop', 'cmd_policy', 'intent', 'joy',
-                  'gate/status', 'policy/status', 'diagnostics', '/clock')
+DEFAULT_TOPICS = (
+    'image_raw',
+    'camera_info',
+    'cmd',
+    'cmd_teleop',
+    'cmd_policy',
+    'intent',
+    'joy',
+    'gate/status',
+    'policy/status',
+    'diagnostics',
+    '/clock',
+)
 
 
 @dataclass(frozen=True)
@@ -45,15 +56,19 @@ class RecorderConfig:
     frames: str = parameter('image_raw', 'Topic whose messages are counted as frames')
     intent: str = parameter('intent', 'Topic of the intent labels (dmo_ros/IntentLabel)')
     autostart: bool = parameter(True, 'Record from the beginning, without a call of ~/start')
-    limit: int = parameter(0, 'Stop and exit after this many frames, or few more; 0: never',
-                           low=0, high=1_000_000_000)
-    limit_seconds: float = parameter(0.0, 'Stop and exit after so long (s, wall clock); 0: never',
-                                     low=0.0, high=1e6)
-    sync_period: float = parameter(0.5, 'Longest time between two syncs to the disk (s)',
-                                   low=0.05, high=1.0)
+    limit: int = parameter(
+        0, 'Stop and exit after this many frames, or few more; 0: never', low=0, high=1_000_000_000
+    )
+    limit_seconds: float = parameter(
+        0.0, 'Stop and exit after so long (s, wall clock); 0: never', low=0.0, high=1e6
+    )
+    sync_period: float = parameter(
+        0.5, 'Longest time between two syncs to the disk (s)', low=0.05, high=1.0
+    )
     queue_mb: int = parameter(256, 'What may wait for a slow disk (MiB)', low=1, high=65536)
-    reserve_mb: int = parameter(256, 'Stop when the disk has less left than this (MiB)', low=0,
-                                high=1_000_000)
+    reserve_mb: int = parameter(
+        256, 'Stop when the disk has less left than this (MiB)', low=0, high=1_000_000
+    )
 
 
 @dataclass
@@ -97,16 +112,31 @@ class Session:
     def tally(self) -> dict[str, Any]:
         """Count what was received, in plain JSON types; it is kept in the recording."""
         return {
-            'frames': self.frames, 'labelled': self.labelled,
+            'frames': self.frames,
+            'labelled': self.labelled,
             'seconds': round(time.monotonic() - self.begun, 3),
-            'topics': {name: {'received': c.received, 'dropped': c.dropped, 'lost': c.lost,
-                              'missing': c.missing, 'overflow': c.overflow}
-                       for name, c in self.counts.items()}}
+            'topics': {
+                name: {
+                    'received': c.received,
+                    'dropped': c.dropped,
+                    'lost': c.lost,
+                    'missing': c.missing,
+                    'overflow': c.overflow,
+                }
+                for name, c in self.counts.items()
+            },
+        }
 
     def facts(self) -> dict[str, Any]:
         """Return the tally and how the writer fares; 'written' is safe from a kill."""
-        return {'path': str(self.path), 'state': self.writer.state, 'reason': self.writer.reason,
-                'bytes': self.writer.size, 'written': self.writer.written, **self.tally()}
+        return {
+            'path': str(self.path),
+            'state': self.writer.state,
+            'reason': self.writer.reason,
+            'bytes': self.writer.size,
+            'written': self.writer.written,
+            **self.tally(),
+        }
 
 
 class RecorderNode(Node):
@@ -134,8 +164,13 @@ class RecorderNode(Node):
         """Begin a recording; RosbagError says why it cannot."""
         config = self.config
         path = free_path(config.path)
-        writer = Recording(path, {'task': json.dumps(self.spec.to_dict())}, config.sync_period,
-                           config.queue_mb * 2 ** 20, config.reserve_mb * 2 ** 20)
+        writer = Recording(
+            path,
+            {'task': json.dumps(self.spec.to_dict())},
+            config.sync_period,
+            config.queue_mb * 2**20,
+            config.reserve_mb * 2**20,
+        )
         self.session = Session(path, writer, time.monotonic())
         self.get_logger().info(f'recording into {path}')
 
@@ -181,33 +216,44 @@ class RecorderNode(Node):
         if session.writer.state == 'failed':
             self.get_logger().error(f'recording stopped: {session.writer.reason}')
             self._finish(1)
-        elif (0 < self.config.limit_seconds <= seconds
-              or 0 < self.config.limit <= session.frames):
+        elif 0 < self.config.limit_seconds <= seconds or 0 < self.config.limit <= session.frames:
             self._finish(0)
 
     def _count_publishers(self, session: Session, topic: str, found: int) -> None:
         """Warn when a second camera or gate speaks: another graph on the same ROS_DOMAIN_ID?"""
         count = session.counts[topic]
         if found > max(1, count.publishers) and topic in (self.frames_topic, self.command_topic):
-            self.get_logger().warning(f'{found} publishers on {topic}; a recording of two robots '
-                                      'is of no use: set another ROS_DOMAIN_ID for one of them')
+            self.get_logger().warning(
+                f'{found} publishers on {topic}; a recording of two robots '
+                'is of no use: set another ROS_DOMAIN_ID for one of them'
+            )
         count.publishers = found
 
     def _subscribe(self, session: Session, topic: str, publishers: list[Any]) -> None:
         kind = publishers[0].topic_type
         profiles = [publisher.qos_profile for publisher in publishers]
         session.counts[topic] = count = Count()
-        session.writer.add_topic(Topic(
-            topic, kind, definitions.definition(kind),
-            str(getattr(publishers[0], 'topic_type_hash', '')), definitions.qos_text(profiles)))
+        session.writer.add_topic(
+            Topic(
+                topic,
+                kind,
+                definitions.definition(kind),
+                str(getattr(publishers[0], 'topic_type_hash', '')),
+                definitions.qos_text(profiles),
+            )
+        )
 
         def lost(event: Any) -> None:
             count.lost = event.total_count
 
         session.subscriptions[topic] = self.create_subscription(
-            definitions.message_class(kind), topic, self._callback(session, topic, count),
-            matching_qos(profiles), raw=True,
-            event_callbacks=SubscriptionEventCallbacks(message_lost=lost))
+            definitions.message_class(kind),
+            topic,
+            self._callback(session, topic, count),
+            matching_qos(profiles),
+            raw=True,
+            event_callbacks=SubscriptionEventCallbacks(message_lost=lost),
+        )
 
     def _callback(self, session: Session, topic: str, count: Count) -> Any:
         is_frame, is_label = topic == self.frames_topic, topic == self.intent_topic
@@ -220,12 +266,14 @@ class RecorderNode(Node):
             if is_frame:
                 session.frames += 1
                 session.labelled += session.label > 0
+
         # Humble tells nothing about a message: no send time, and only DDS counts what is lost.
         told = hasattr(Subscription, 'CallbackType')
         return callback if told else (lambda data: callback(data, {}))
 
-    def _take(self, session: Session, topic: str, count: Count, data: bytes,
-              info: dict[str, Any]) -> None:
+    def _take(
+        self, session: Session, topic: str, count: Count, data: bytes, info: dict[str, Any]
+    ) -> None:
         """Hand a message to the writer; before a simulated clock has begun, hold it back."""
         now = self.get_clock().now().nanoseconds
         sent = info.get('source_timestamp') or time.time_ns()
@@ -257,11 +305,16 @@ class RecorderNode(Node):
         if not self.context.ok():  # the last line comes while the process goes down
             return
         level = DiagnosticStatus.ERROR if facts['state'] == 'failed' else DiagnosticStatus.OK
-        values = {key: json.dumps(value) if isinstance(value, dict) else str(value)
-                  for key, value in facts.items()}
+        values = {
+            key: json.dumps(value) if isinstance(value, dict) else str(value)
+            for key, value in facts.items()
+        }
         self.outcome = DiagnosticStatus(
-            level=level, name='recorder', message=facts['reason'] or facts['state'],
-            values=[KeyValue(key=key, value=value) for key, value in values.items()])
+            level=level,
+            name='recorder',
+            message=facts['reason'] or facts['state'],
+            values=[KeyValue(key=key, value=value) for key, value in values.items()],
+        )
         self.status.publish(self.outcome)
 
     def destroy_node(self) -> None:
@@ -275,9 +328,11 @@ def status_line(facts: dict[str, Any]) -> str:
     share = facts['labelled'] / max(facts['frames'], 1)
     dropped = {name: c['dropped'] for name, c in facts['topics'].items() if c['dropped']}
     drops = ', '.join(f'{name} {n}' for name, n in dropped.items()) or 'none'
-    return (f'{facts["state"]} {facts["path"]}: {facts["frames"]} frames in '
-            f'{facts["seconds"]:.0f} s, {share:.0%} labelled, dropped {drops}, '
-            f'{facts["bytes"] / 2**20:.1f} MiB')
+    return (
+        f'{facts["state"]} {facts["path"]}: {facts["frames"]} frames in '
+        f'{facts["seconds"]:.0f} s, {share:.0%} labelled, dropped {drops}, '
+        f'{facts["bytes"] / 2**20:.1f} MiB'
+    )
 
 
 def free_path(pattern: str) -> Path:
@@ -297,11 +352,13 @@ def matching_qos(profiles: list[Any]) -> QoSProfile:
     return QoSProfile(
         depth=DEPTH,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
 
 
 def _steady() -> Any:
     from rclpy.clock import Clock, ClockType
+
     return Clock(clock_type=ClockType.STEADY_TIME)
 
 

@@ -12,7 +12,7 @@ import time
 
 from ..core.rosbag import BagWriter, Topic
 
-CHUNK = 2 ** 20
+CHUNK = 2**20
 
 
 class Recording(threading.Thread):
@@ -27,8 +27,14 @@ class Recording(threading.Thread):
     :raises RosbagError: the folder exists or cannot be made.
     """
 
-    def __init__(self, folder: Path, custom: Mapping[str, str], sync_period: float = 0.5,
-                 queue_bytes: int = 2 ** 28, reserve_bytes: int = 2 ** 28) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        custom: Mapping[str, str],
+        sync_period: float = 0.5,
+        queue_bytes: int = 2**28,
+        reserve_bytes: int = 2**28,
+    ) -> None:
         super().__init__(name='recording', daemon=True)
         self.state, self.reason = 'recording', ''
         self._bag = BagWriter(folder, custom)
@@ -57,8 +63,9 @@ class Recording(threading.Thread):
         with self._wake:
             self._queue.append(topic)
 
-    def offer(self, topic: str, log_time: int, publish_time: int, sequence: int, data: bytes
-              ) -> bool:
+    def offer(
+        self, topic: str, log_time: int, publish_time: int, sequence: int, data: bytes
+    ) -> bool:
         """Queue a message (times in ns); False when it had to be refused."""
         with self._wake:
             if self.state != 'recording' or self._waiting + len(data) > self._room:
@@ -118,8 +125,10 @@ class Recording(threading.Thread):
     def _check_space(self) -> None:
         disk = os.statvfs(self._folder)
         if disk.f_bavail * disk.f_frsize < self._reserve:
-            self.reason = (f'the disk of {self._folder} has less than '
-                           f'{self._reserve / 2**20:.0f} MiB left; make room and start again')
+            self.reason = (
+                f'the disk of {self._folder} has less than '
+                f'{self._reserve / 2**20:.0f} MiB left; make room and start again'
+            )
 
     def _end(self, last_words: Mapping[str, str]) -> None:
         self._bag.close({**last_words, **({'ended': self.reason} if self.reason else {})})

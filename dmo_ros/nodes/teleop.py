@@ -29,8 +29,9 @@ class TeleopConfig:
     """Parameters of the teleop node."""
 
     task: str = parameter('pusher', 'task whose fields the stick drives')
-    intent_mode: str = parameter('hold', 'intent button held or toggled',
-                                 choices=('hold', 'toggle'))
+    intent_mode: str = parameter(
+        'hold', 'intent button held or toggled', choices=('hold', 'toggle')
+    )
     source: str = parameter('joy', 'who says so in IntentLabel.source')
     pad: PadMap = field(default=PadMap())
 
@@ -57,8 +58,10 @@ class TeleopNode(Node):
         except PadError as error:
             self.get_logger().error(str(error), throttle_duration_sec=2.0)
             return
-        stick = [value * (high if value > 0 else -low)
-                 for value, low, high in zip(pad.stick, self.low, self.high)]
+        stick = [
+            value * (high if value > 0 else -low)
+            for value, low, high in zip(pad.stick, self.low, self.high)
+        ]
         if not pad.deadman:
             stick = [0.0] * len(stick)
         allowed = within_box(stick, self.low, self.high)
@@ -69,18 +72,23 @@ class TeleopNode(Node):
     def _publish_label(self, message: Joy, intent: bool, milestone: bool) -> None:
         label = self.buttons.update(time.monotonic(), intent, milestone)
         if self.buttons.stuck:
-            self.get_logger().warning('the intent button has not moved for half a minute: it is '
-                                      'taken for stuck, labels are play until it moves',
-                                      throttle_duration_sec=5.0)
-        self.intent_out.publish(IntentLabel(
-            stamp=message.header.stamp, label=label, source=self.config.source))
+            self.get_logger().warning(
+                'the intent button has not moved for half a minute: it is '
+                'taken for stuck, labels are play until it moves',
+                throttle_duration_sec=5.0,
+            )
+        self.intent_out.publish(
+            IntentLabel(stamp=message.header.stamp, label=label, source=self.config.source)
+        )
 
 
 def check_pad(pad: PadMap, fields: int) -> None:
     """Refuse a pad map that has not one axis per driven field."""
     if len(pad.axes) != fields:
-        raise PadError(f'the pad map has {len(pad.axes)} axes, the task drives {fields} fields; '
-                       'set pad.axes and pad.signs in the config file of the task')
+        raise PadError(
+            f'the pad map has {len(pad.axes)} axes, the task drives {fields} fields; '
+            'set pad.axes and pad.signs in the config file of the task'
+        )
 
 
 def main(args: Sequence[str] | None = None) -> int:

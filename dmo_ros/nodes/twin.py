@@ -42,9 +42,11 @@ class TwinConfig:
 
     task: str = parameter('pusher', 'task whose robot is simulated')
     speed: float = parameter(
-        1.0, 'most simulated seconds per second; above 1 in lockstep', 0.01, 1e4)
+        1.0, 'most simulated seconds per second; above 1 in lockstep', 0.01, 1e4
+    )
     lockstep_timeout: float = parameter(
-        1.0, 'seconds to wait for the answer to a frame before time passes without it', 0.02, 60.0)
+        1.0, 'seconds to wait for the answer to a frame before time passes without it', 0.02, 60.0
+    )
     seed: int = parameter(0, 'seed of the random starts', 0, 2**31)
 
 
@@ -62,7 +64,7 @@ class TwinNode(Node):
         self.lockstep = config.speed > 1.0
         self.stamp = RESET_PERIODS * self.period
         self.velocity = np.zeros((1, len(self.spec.actions)))
-        self.commanded = 0   # the stamp of the frame at which the newest command came
+        self.commanded = 0  # the stamp of the frame at which the newest command came
         self.answered = False
         self.misses = self.steps = 0
         self._next = time.monotonic()
@@ -140,8 +142,10 @@ class TwinNode(Node):
     def _on_place(self, message: JointState) -> None:
         position = np.array(message.position)
         if position.shape != (len(NAMES),) or not ((position > 0) & (position < 1)).all():
-            self.get_logger().error(f'twin/place needs {", ".join(NAMES)} in metres, each inside '
-                                    f'the board (0 to 1), not {list(message.position)}; ignored')
+            self.get_logger().error(
+                f'twin/place needs {", ".join(NAMES)} in metres, each inside '
+                f'the board (0 to 1), not {list(message.position)}; ignored'
+            )
             return
         self._begin(position[None])
 
@@ -152,8 +156,11 @@ class TwinNode(Node):
 
     def _diagnose(self) -> tuple[int, str, dict[str, object]]:
         text = f'{self.misses} frames went unanswered' if self.misses else ''
-        return 0, text, {'steps': self.steps, 'misses': self.misses,
-                         'seconds': round(self.stamp * 1e-9, 3)}
+        return (
+            0,
+            text,
+            {'steps': self.steps, 'misses': self.misses, 'seconds': round(self.stamp * 1e-9, 3)},
+        )
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -34,7 +34,8 @@ class Geometry:
 
 BOARD, GOAL, OBJECT, TOOL = (
     np.array(colour, dtype=np.float32)
-    for colour in ((226, 222, 210), (120, 190, 120), (196, 64, 48), (40, 72, 168)))
+    for colour in ((226, 222, 210), (120, 190, 120), (196, 64, 48), (40, 72, 168))
+)
 
 
 class PusherTwin:
@@ -82,9 +83,10 @@ class PusherTwin:
         image = np.broadcast_to(BOARD, (len(self.state), *pixels.shape[:2], 3))
         goal = np.broadcast_to(self.goal, (len(self.state), 2))
         for centre, radius, colour in (
-                (goal, self.spec.success.threshold, GOAL),
-                (self.state[:, 2:], g.object_radius, OBJECT),
-                (self.state[:, :2], g.tool_radius, TOOL)):
+            (goal, self.spec.success.threshold, GOAL),
+            (self.state[:, 2:], g.object_radius, OBJECT),
+            (self.state[:, :2], g.tool_radius, TOOL),
+        ):
             cover = _disc_cover(pixels, centre, radius)[..., None]
             image = image + cover * (colour - image)
         return np.rint(image).astype(np.uint8)

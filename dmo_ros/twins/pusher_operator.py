@@ -17,8 +17,9 @@ from ..core.intent import INTENT, MILESTONE, PLAY
 WANDER, TO_GOAL, ELSEWHERE = 0, 1, 2
 
 
-def push_velocity(state: np.ndarray, target: np.ndarray, g: Geometry, limit: float,
-                  period: float) -> tuple[np.ndarray, np.ndarray]:
+def push_velocity(
+    state: np.ndarray, target: np.ndarray, g: Geometry, limit: float, period: float
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Drive the tool round the object and push the object to ``target``.
 
@@ -53,8 +54,9 @@ def _unit(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class PusherOperator:
     """A batch of operators; feed them states, they return velocities and intent labels."""
 
-    def __init__(self, batch: int = 1, seed: int = 0, noise: float = 0.25,
-                 skill: str = 'play') -> None:
+    def __init__(
+        self, batch: int = 1, seed: int = 0, noise: float = 0.25, skill: str = 'play'
+    ) -> None:
         """``skill`` is 'play', 'expert' (always to the goal, no noise) or 'random' (uniform)."""
         if skill not in ('play', 'expert', 'random'):
             raise ValueError(f'an operator is play, expert or random, not {skill!r}')
@@ -76,8 +78,7 @@ class PusherOperator:
             return action, np.full(batch, PLAY, dtype=np.uint8)
         if self.skill == 'expert':
             target = np.broadcast_to(self.goal, (batch, 2))
-            action, engaged = push_velocity(
-                state, target, self.geometry, self.limit, self.period)
+            action, engaged = push_velocity(state, target, self.geometry, self.limit, self.period)
             return action, self._labels(state, engaged)
         self._choose(state)
         return self._play(state)
@@ -100,8 +101,7 @@ class PusherOperator:
         self.left -= 1
 
     def _play(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pushed, engaged = push_velocity(
-            state, self.target, self.geometry, self.limit, self.period)
+        pushed, engaged = push_velocity(state, self.target, self.geometry, self.limit, self.period)
         shape = self.drift.shape
         self.drift = 0.8 * self.drift + 0.6 * self.rng.normal(size=shape) * self.limit
         pushed += self.noise * self.limit * self.rng.normal(size=shape)

@@ -50,21 +50,40 @@ def graph(stack, size=32, nan_on_black=False):
         make.make_node('Mul', ['prev_action', 'kept'], ['p1']),
         make.make_node('Mul', ['p1', 'third'], ['p2']),
         make.make_node('Add', ['h_next', 'p2'], ['a1']),
-        make.make_node('Tanh', ['a1'], ['a2' if nan_on_black else 'action'])]
+        make.make_node('Tanh', ['a1'], ['a2' if nan_on_black else 'action']),
+    ]
     if nan_on_black:
-        nodes += [make.make_node('ReduceSum', ['x3', 'last'], ['s0'], keepdims=1),
-                  make.make_node('Div', ['s0', 's0'], ['s1']),
-                  make.make_node('Mul', ['a2', 's1'], ['action'])]
+        nodes += [
+            make.make_node('ReduceSum', ['x3', 'last'], ['s0'], keepdims=1),
+            make.make_node('Div', ['s0', 's0'], ['s1']),
+            make.make_node('Mul', ['a2', 's1'], ['action']),
+        ]
     f32 = np.float32
-    model = make.make_model(make.make_graph(
-        nodes, 'tiny',
-        [end('image', types.UINT8, stack, size, size, 3), end('prev_action', types.FLOAT, WIDTH),
-         end('is_first', types.FLOAT, 1), end('h', types.FLOAT, WIDTH)],
-        [end('action', types.FLOAT, WIDTH), end('h_next', types.FLOAT, WIDTH)],
-        [constant('axes', np.int64([2, 3])), constant('flat', np.int64([-1, 3 * stack])),
-         constant('last', np.int64([1])), constant('scale', f32(255)), constant('one', f32(1)),
-         constant('half', f32(0.5)), constant('third', f32(0.3)), constant('w', weights(stack))]),
-        opset_imports=[make.make_opsetid('', 18)], ir_version=9)
+    model = make.make_model(
+        make.make_graph(
+            nodes,
+            'tiny',
+            [
+                end('image', types.UINT8, stack, size, size, 3),
+                end('prev_action', types.FLOAT, WIDTH),
+                end('is_first', types.FLOAT, 1),
+                end('h', types.FLOAT, WIDTH),
+            ],
+            [end('action', types.FLOAT, WIDTH), end('h_next', types.FLOAT, WIDTH)],
+            [
+                constant('axes', np.int64([2, 3])),
+                constant('flat', np.int64([-1, 3 * stack])),
+                constant('last', np.int64([1])),
+                constant('scale', f32(255)),
+                constant('one', f32(1)),
+                constant('half', f32(0.5)),
+                constant('third', f32(0.3)),
+                constant('w', weights(stack)),
+            ],
+        ),
+        opset_imports=[make.make_opsetid('', 18)],
+        ir_version=9,
+    )
     return model.SerializeToString()
 
 
@@ -79,8 +98,14 @@ def contract(spec, stack, frames=6):
             loop.reset()
         actions.append(loop.step(frame[None])[0])
     states = (TensorSpec('h', 'float32', (BATCH, WIDTH)),)
-    return Contract(spec.to_dict(), stack, states, *interface(spec, stack, states),
-                    Golden(seen, first, np.stack(actions)), {'commit': 'abc', 'seed': 1})
+    return Contract(
+        spec.to_dict(),
+        stack,
+        states,
+        *interface(spec, stack, states),
+        Golden(seen, first, np.stack(actions)),
+        {'commit': 'abc', 'seed': 1},
+    )
 
 
 @pytest.fixture(scope='session')
@@ -90,5 +115,12 @@ def tiny():
     stack = spec.frame_stack
     model, promise = graph(stack), contract(spec, stack)
     return SimpleNamespace(
-        spec=spec, stack=stack, graph=model, contract=promise, oracle=oracle, build=graph,
-        promise=contract, sealed=seal(model, promise.to_json()))
+        spec=spec,
+        stack=stack,
+        graph=model,
+        contract=promise,
+        oracle=oracle,
+        build=graph,
+        promise=contract,
+        sealed=seal(model, promise.to_json()),
+    )

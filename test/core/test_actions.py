@@ -22,8 +22,9 @@ def test_the_ends_map_to_the_ends(spec):
 @ALL
 def test_there_and_back(spec):
     action = np.random.default_rng(0).uniform(-1, 1, (7, 5, len(spec.actions)))
-    np.testing.assert_allclose(to_normalised(to_si(action, spec.actions), spec.actions), action,
-                               atol=1e-12)
+    np.testing.assert_allclose(
+        to_normalised(to_si(action, spec.actions), spec.actions), action, atol=1e-12
+    )
 
 
 @given(hnp.arrays(np.float64, (3, 2), elements=st.floats(-1e12, 1e12)))

@@ -61,6 +61,7 @@ def test_a_contract_refuses_nan():
 
 def _no_golden():
     from dmo_ros.core.contract import Golden
+
     return Golden(np.zeros((1, 1, 1, 3), np.uint8), (0,), np.zeros((1, 2), np.float32))
 
 
@@ -91,8 +92,9 @@ def test_every_missing_and_every_unknown_field_is_refused_by_name(tiny, tmp_path
         load(tiny, tmp_path, {**plain, 'surprise': 1})
 
 
-@pytest.mark.parametrize('field', ['task', 'golden', 'inputs', 'states', 'provenance',
-                                   'frame_stack', 'version'])
+@pytest.mark.parametrize(
+    'field', ['task', 'golden', 'inputs', 'states', 'provenance', 'frame_stack', 'version']
+)
 @pytest.mark.parametrize('value', [None, 3.5, 'text', [], {}, [1], {'a': 1}])
 def test_fields_of_any_other_type_are_refused(tiny, tmp_path, field, value):
     plain = json.loads(tiny.contract.to_json())
@@ -150,6 +152,7 @@ def test_a_second_contract_is_refused_although_its_hash_is_right(tiny):
     import hashlib
 
     from dmo_ros.core import seal as module
+
     body = tiny.sealed[:-80] + module._entry(module.CONTRACT_KEY, tiny.contract.to_json())
     twice = body + module._entry(module.HASH_KEY, hashlib.sha256(body).hexdigest())
     check_hash(twice)
@@ -188,6 +191,7 @@ def test_a_file_rewritten_by_another_tool_is_refused(tiny):
 def test_signatures(tiny, tmp_path):
     pytest.importorskip('cryptography')
     from dmo_ros.core.signature import SignatureError, SigningKey
+
     mine, other = (SigningKey.generate(tmp_path / name) for name in ('mine', 'other'))
     assert SigningKey.read(tmp_path / 'mine').public == mine.public
     assert (tmp_path / 'mine').stat().st_mode & 0o077 == 0
@@ -215,6 +219,7 @@ def test_a_foreign_signature_is_refused_although_its_hash_is_right(tiny, tmp_pat
 
     from dmo_ros.core import seal as module
     from dmo_ros.core.signature import SigningKey
+
     key = SigningKey.generate(tmp_path / 'key')
     body = tiny.graph + module._entry(module.CONTRACT_KEY, tiny.contract.to_json())
     for message in (b'another file', hashlib.sha256(body + b'x').digest()):

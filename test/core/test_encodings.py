@@ -15,7 +15,8 @@ def picture(encoding, padding=0, big_endian=False):
     wide = encoding.endswith('16')
     shape = (HEIGHT, WIDTH * CHANNELS.get(encoding, 3))
     pixels = rng.integers(0, 65536 if wide else 256, shape).astype(
-        ('>u2' if big_endian else '<u2') if wide else 'u1')
+        ('>u2' if big_endian else '<u2') if wide else 'u1'
+    )
     rows = pixels.view(np.uint8).reshape(HEIGHT, -1)
     rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xAA)
     return rows.tobytes(), rows.shape[1]
@@ -28,10 +29,17 @@ def test_the_usual_encodings_equal_the_oracle(encoding):
     store = typestore.get_typestore(typestore.Stores.ROS2_JAZZY).types
     data, step = picture(encoding)
     header = store['std_msgs/msg/Header'](
-        stamp=store['builtin_interfaces/msg/Time'](sec=0, nanosec=0), frame_id='')
+        stamp=store['builtin_interfaces/msg/Time'](sec=0, nanosec=0), frame_id=''
+    )
     message = store['sensor_msgs/msg/Image'](
-        header=header, height=HEIGHT, width=WIDTH, encoding=encoding, is_bigendian=0, step=step,
-        data=np.frombuffer(data, dtype=np.uint8))
+        header=header,
+        height=HEIGHT,
+        width=WIDTH,
+        encoding=encoding,
+        is_bigendian=0,
+        step=step,
+        data=np.frombuffer(data, dtype=np.uint8),
+    )
     wanted = image.message_to_cvimage(message, 'rgb8')
     np.testing.assert_array_equal(decode(data, HEIGHT, WIDTH, encoding, step), wanted)
 
@@ -40,8 +48,9 @@ def test_the_usual_encodings_equal_the_oracle(encoding):
 def test_padded_rows_give_the_same_frame(encoding):
     tight, _ = picture(encoding)
     padded, step = picture(encoding, padding=6)
-    np.testing.assert_array_equal(decode(padded, HEIGHT, WIDTH, encoding, step),
-                                  decode(tight, HEIGHT, WIDTH, encoding))
+    np.testing.assert_array_equal(
+        decode(padded, HEIGHT, WIDTH, encoding, step), decode(tight, HEIGHT, WIDTH, encoding)
+    )
 
 
 @pytest.mark.parametrize('encoding', ['rgb16', 'bgr16', 'mono16'])
@@ -62,9 +71,16 @@ def test_rgb8_is_a_view_and_not_a_copy():
     assert frame[0, 0, 0] == data[0]
 
 
-@pytest.mark.parametrize('fields', [
-    {'encoding': 'jpeg'}, {'height': HEIGHT + 1}, {'width': WIDTH + 5}, {'step': 3},
-    {'height': 0}])
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'encoding': 'jpeg'},
+        {'height': HEIGHT + 1},
+        {'width': WIDTH + 5},
+        {'step': 3},
+        {'height': 0},
+    ],
+)
 def test_what_does_not_fit_is_refused(fields):
     data, step = picture('rgb8')
     good = {'height': HEIGHT, 'width': WIDTH, 'encoding': 'rgb8', 'step': step}

@@ -27,7 +27,8 @@ def make(length=7, task=SPEC, seed=0):
         valid=rng.random(length) > 0.2,
         stamp=np.arange(length) / task.rate_hz,
         proprio=np.zeros((length, len(task.proprioception)), dtype=np.float32),
-        info={'task': task.to_dict(), 'source': 'a bag'})
+        info={'task': task.to_dict(), 'source': 'a bag'},
+    )
 
 
 def dataset(folder, task=SPEC, count=2):
@@ -112,12 +113,15 @@ def test_a_damaged_file_is_named(tmp_path, name, harm):
         load_dataset(folder, SPEC)
 
 
-@pytest.mark.parametrize('change', [
-    {'action': np.zeros((7, 3), np.float32)},
-    {'action': np.zeros((7, 2), np.float64)},
-    {'frames': np.zeros((7, 16, 16, 3), np.uint8)},
-    {'intent': np.zeros(6, np.uint8)},
-])
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'action': np.zeros((7, 3), np.float32)},
+        {'action': np.zeros((7, 2), np.float64)},
+        {'frames': np.zeros((7, 16, 16, 3), np.uint8)},
+        {'intent': np.zeros(6, np.uint8)},
+    ],
+)
 def test_arrays_that_do_not_fit_are_never_written(tmp_path, change):
     fields = {**make().__dict__, **change}
     with pytest.raises(EpisodeError, match='wants'):
@@ -125,9 +129,15 @@ def test_arrays_that_do_not_fit_are_never_written(tmp_path, change):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(('name', 'value', 'what'), [
-    ('action', np.nan, 'is not finite'), ('action', 1.01, 'is outside'),
-    ('intent', 3, 'is no label'), ('stamp', np.inf, 'is not finite')])
+@pytest.mark.parametrize(
+    ('name', 'value', 'what'),
+    [
+        ('action', np.nan, 'is not finite'),
+        ('action', 1.01, 'is outside'),
+        ('intent', 3, 'is no label'),
+        ('stamp', np.inf, 'is not finite'),
+    ],
+)
 def test_a_value_that_would_spoil_training_is_named_by_file_and_row(tmp_path, name, value, what):
     folder = dataset(tmp_path / 'data')
     path = folder / f'episodes/000001/{name}.npy'

@@ -112,6 +112,7 @@ def test_a_ramp_takes_v_over_a_of_stamped_time_at_any_speed(speed):
 
 def test_what_is_forwarded_does_not_depend_on_ticks_or_wall_time():
     """The law of lockstep: the same stamped commands give the same output at any pace."""
+
     def play(pace, ticks):
         desk = Desk().arm()
         gate, now, out = desk.gate, desk.now, []
@@ -126,6 +127,7 @@ def test_what_is_forwarded_does_not_depend_on_ticks_or_wall_time():
             out_ticks = [gate.tick(now + pace * k / (ticks + 1)) for k in range(1, ticks + 1)]
             assert all(tick == out[-1] for tick in out_ticks), 'a repeat changes nothing'
         return out
+
     assert play(0.001, 0) == play(0.02, 3) == play(0.15, 8)
 
 
@@ -181,7 +183,7 @@ def test_each_missing_condition_is_named():
     deny(lambda desk: desk.hold(deadman=False), 'dead-man is not held')
     deny(lambda desk: desk.hold(stick=(0.2, 0, 0)), 'stick is not neutral')
     deny(lambda desk: setattr(desk, 'now', desk.now + 0.3), 'pad is silent')
-    deny(lambda desk: (desk.gate.disarm(desk.now)), 'press it again')
+    deny(lambda desk: desk.gate.disarm(desk.now), 'press it again')
     deny(lambda desk: desk.gate.on_command(desk.now, POLICY, (math.nan, 0, 0), 1), 'FAULT')
 
     def slow_pad(desk):
@@ -189,11 +191,13 @@ def test_each_missing_condition_is_named():
             desk.now += 0.1
             desk.gate.on_pad(desk.now, desk.pad, desk.stamp)
             desk.gate.on_command(desk.now, TELEOP, ZERO, desk.stamp)
+
     deny(slow_pad, 'less often than 15 times')
 
     def no_teleop(desk):
         desk.teleop_runs = False
         desk.run(0.6)
+
     deny(no_teleop, 'no commands come from teleop')
 
 
@@ -219,8 +223,12 @@ def test_a_stuck_arm_button_does_not_arm_again():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.sampled_from(['policy', 'stick', 'release', 'hold', 'unplug', 'wait', 'nan']),
-                max_size=12))
+@given(
+    st.lists(
+        st.sampled_from(['policy', 'stick', 'release', 'hold', 'unplug', 'wait', 'nan']),
+        max_size=12,
+    )
+)
 def test_nothing_moves_without_a_new_arm_after_any_stop(events):
     desk = Desk().arm()
     stopped = False
@@ -329,13 +337,21 @@ def test_whatever_comes_the_output_is_finite_inside_the_box_and_of_the_right_wid
         out = [desk.gate.on_command(desk.now, POLICY, command, desk.stamp), *desk.run(0.04)]
         for sent in filter(None, out):
             assert len(sent.values) == 3
-            assert all(low <= value <= high
-                       for value, low, high in zip(sent.values, CONFIG.low, CONFIG.high))
+            assert all(
+                low <= value <= high
+                for value, low, high in zip(sent.values, CONFIG.low, CONFIG.high)
+            )
 
 
-@pytest.mark.parametrize('command, frame, text', [
-    ((math.nan, 0, 0), '', 'not finite'), ((0, math.inf, 0), '', 'not finite'),
-    ((0.1, 0.1), '', '2 values'), ((0.1, 0.1, 0.1), 'map', "frame 'map'")])
+@pytest.mark.parametrize(
+    'command, frame, text',
+    [
+        ((math.nan, 0, 0), '', 'not finite'),
+        ((0, math.inf, 0), '', 'not finite'),
+        ((0.1, 0.1), '', '2 values'),
+        ((0.1, 0.1, 0.1), 'map', "frame 'map'"),
+    ],
+)
 def test_a_malformed_command_is_a_latched_fault(command, frame, text):
     desk = Desk().arm()
     desk.run(1.0, policy=(0.5, 0, 0))

@@ -24,8 +24,9 @@ def test_a_reset_forgets(depth):
 def test_training_cuts_the_stacks_that_deployment_builds(length, depth):
     frames = np.random.default_rng(0).integers(0, 256, (length, 2, 2, 3), dtype=np.uint8)
     stack = FrameStack(depth)
-    np.testing.assert_array_equal(frames[stack_indices(length, depth)],
-                                  np.stack([stack.push(frame) for frame in frames]))
+    np.testing.assert_array_equal(
+        frames[stack_indices(length, depth)], np.stack([stack.push(frame) for frame in frames])
+    )
 
 
 def test_a_stack_is_a_copy():

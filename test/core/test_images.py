@@ -49,8 +49,9 @@ def test_shrinking_does_not_alias():
 def test_the_crop_is_the_centred_square():
     frame = noise(10, 16)
     np.testing.assert_array_equal(crop_center(frame), frame[:, 3:13])
-    np.testing.assert_array_equal(crop_center(frame.transpose(1, 0, 2)),
-                                  frame.transpose(1, 0, 2)[3:13])
+    np.testing.assert_array_equal(
+        crop_center(frame.transpose(1, 0, 2)), frame.transpose(1, 0, 2)[3:13]
+    )
     np.testing.assert_array_equal(crop_center(noise(7, 7)), noise(7, 7))
 
 
@@ -70,10 +71,18 @@ def test_an_unknown_crop_is_refused():
         to_observation(noise(32, 32), spec)
 
 
-@pytest.mark.parametrize('frame', [
-    np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 4), np.uint8),
-    np.zeros((4, 4, 3), np.uint16), np.zeros((4, 4, 3)), np.zeros((0, 0, 3), np.uint8)],
-    ids=lambda frame: f'{frame.shape} {frame.dtype}')
+@pytest.mark.parametrize(
+    'frame',
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 1), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.uint16),
+        np.zeros((4, 4, 3)),
+        np.zeros((0, 0, 3), np.uint8),
+    ],
+    ids=lambda frame: f'{frame.shape} {frame.dtype}',
+)
 def test_anything_but_rgb_bytes_is_refused(frame):
     with pytest.raises(ImageError, match='rgb8'):
         to_observation(frame, get_task('pusher'))

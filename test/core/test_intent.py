@@ -22,8 +22,10 @@ def test_held_means_intent_and_the_key_means_milestone():
 
 def test_toggled_changes_on_each_press_only():
     buttons = IntentButtons('toggle')
-    labels = [buttons.update(0.1 * step, held, False)
-              for step, held in enumerate([False, True, True, False, False, True, False])]
+    labels = [
+        buttons.update(0.1 * step, held, False)
+        for step, held in enumerate([False, True, True, False, False, True, False])
+    ]
     assert labels == [PLAY, INTENT, INTENT, INTENT, INTENT, PLAY, PLAY]
 
 
@@ -71,8 +73,10 @@ def test_an_axis_that_is_not_finite_is_refused(bad):
         read_pad([bad, 0.0], BUTTONS, MAP)
 
 
-@pytest.mark.parametrize('wrong', [
-    {'axes': (0,)}, {'signs': (1.0, 2.0)}, {'deadzone': 0.9}, {'deadman': 5}, {'arm': -1}])
+@pytest.mark.parametrize(
+    'wrong',
+    [{'axes': (0,)}, {'signs': (1.0, 2.0)}, {'deadzone': 0.9}, {'deadman': 5}, {'arm': -1}],
+)
 def test_a_contradictory_map_is_refused(wrong):
     with pytest.raises(PadError):
         PadMap(**wrong)

@@ -43,8 +43,15 @@ def run(inside):
 
 def test_strict_needs_an_unbroken_run_and_relaxed_one_touch():
     hold = SPEC.hold_steps
-    tracker = run([[0] * 12, [1] + [0] * 11, [1] * (hold - 1) + [0] + [1] * (12 - hold - 1) + [0],
-                   [0, 0] + [1] * (10), [1] * 12])
+    tracker = run(
+        [
+            [0] * 12,
+            [1] + [0] * 11,
+            [1] * (hold - 1) + [0] + [1] * (12 - hold - 1) + [0],
+            [0, 0] + [1] * (10),
+            [1] * 12,
+        ]
+    )
     assert tracker.relaxed.tolist() == [False, True, True, True, True]
     assert tracker.strict.tolist() == [False, False, 12 - hold - 1 >= hold, True, True]
     assert tracker.steps_to_success[3:].tolist() == [2 + hold, hold]
@@ -54,7 +61,7 @@ def test_strict_needs_an_unbroken_run_and_relaxed_one_touch():
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_the_tracker_agrees_with_a_plain_definition(inside):
     tracker, hold = run([inside]), SPEC.hold_steps
-    ends = [t for t in range(hold, len(inside) + 1) if all(inside[t - hold:t])]
+    ends = [t for t in range(hold, len(inside) + 1) if all(inside[t - hold : t])]
     assert bool(tracker.relaxed[0]) == any(inside)
     assert bool(tracker.strict[0]) == bool(ends)
     assert tracker.steps_to_success[0] == (ends[0] if ends else -1)
@@ -65,7 +72,7 @@ def test_rows_of_a_batch_do_not_touch():
     inside = rng.random((30, 25)) < 0.8
     together = run(inside)
     for row in range(30):
-        alone = run(inside[row:row + 1])
+        alone = run(inside[row : row + 1])
         assert alone.strict[0] == together.strict[row]
         assert alone.steps_to_success[0] == together.steps_to_success[row]
 

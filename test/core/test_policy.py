@@ -73,13 +73,21 @@ def test_a_returned_action_is_not_the_memory(tiny, path):
 def test_any_camera_size_is_seen_through_the_one_image_function(tiny, path, shape):
     frame = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     policy, other = Policy.load(path, tiny.spec), Policy.load(path, tiny.spec)
-    np.testing.assert_array_equal(policy.step(frame),
-                                  other.step(to_observation(frame, tiny.spec)))
+    np.testing.assert_array_equal(policy.step(frame), other.step(to_observation(frame, tiny.spec)))
 
 
-@pytest.mark.parametrize('shape,dtype', [
-    ((32, 32), np.uint8), ((32, 32, 4), np.uint8), ((3, 32, 32), np.uint8), ((0, 4, 3), np.uint8),
-    ((32, 32, 3), np.float32), ((32, 32, 3), np.int8), ((1, 32, 32, 3), np.uint8)])
+@pytest.mark.parametrize(
+    'shape,dtype',
+    [
+        ((32, 32), np.uint8),
+        ((32, 32, 4), np.uint8),
+        ((3, 32, 32), np.uint8),
+        ((0, 4, 3), np.uint8),
+        ((32, 32, 3), np.float32),
+        ((32, 32, 3), np.int8),
+        ((1, 32, 32, 3), np.uint8),
+    ],
+)
 def test_no_other_encoding_or_dtype_is_a_frame(tiny, path, shape, dtype):
     with pytest.raises(ImageError, match='uint8'):
         Policy.load(path, tiny.spec).step(np.zeros(shape, dtype))
@@ -106,12 +114,20 @@ def test_a_not_finite_action_is_refused_and_nothing_of_it_stays(tiny, tmp_path):
     np.testing.assert_array_equal(first, [policy.step(frame) for frame in frames(3)])
 
 
-@pytest.mark.parametrize('action,state,match', [
-    (np.nan, 0.0, 'action that is not finite'), (np.inf, 0.0, 'action that is not finite'),
-    (0.5, np.nan, 'state that is not finite'), (1.5, 0.0, 'outside'), (-1.01, 0.0, 'outside')])
+@pytest.mark.parametrize(
+    'action,state,match',
+    [
+        (np.nan, 0.0, 'action that is not finite'),
+        (np.inf, 0.0, 'action that is not finite'),
+        (0.5, np.nan, 'state that is not finite'),
+        (1.5, 0.0, 'outside'),
+        (-1.01, 0.0, 'outside'),
+    ],
+)
 def test_a_closed_loop_refuses_what_must_not_reach_a_robot(action, state, match):
-    loop = ClosedLoop(lambda *_: (np.float32([[0.1, action]]), [np.float32([[state]])]),
-                      2, 1, [(1,)])
+    loop = ClosedLoop(
+        lambda *_: (np.float32([[0.1, action]]), [np.float32([[state]])]), 2, 1, [(1,)]
+    )
     with pytest.raises(PolicyError, match=match):
         loop.step(frames(1))
 
@@ -120,8 +136,14 @@ def test_a_closed_loop_feeds_back_exactly_what_it_got():
     seen, answers = [], np.random.default_rng(0).uniform(-1, 1, (6, 1, 2)).astype(np.float32)
 
     def infer(image, prev_action, is_first, states):
-        seen.append((image[0, :, 0, 0, 0].tolist(), prev_action[0].tolist(), is_first.tolist(),
-                     [state.tolist() for state in states]))
+        seen.append(
+            (
+                image[0, :, 0, 0, 0].tolist(),
+                prev_action[0].tolist(),
+                is_first.tolist(),
+                [state.tolist() for state in states],
+            )
+        )
         count = len(seen)
         return answers[count - 1], [np.full((1, 3), count, np.float32)]
 
@@ -174,8 +196,9 @@ def test_a_sealed_file_without_a_graph_is_refused(tiny, tmp_path):
         Policy.load(path, tiny.spec)
 
 
-@pytest.mark.parametrize('stack,size,match', [(3, 32, 'inputs.image.shape'),
-                                              (4, 64, 'inputs.image.shape')])
+@pytest.mark.parametrize(
+    'stack,size,match', [(3, 32, 'inputs.image.shape'), (4, 64, 'inputs.image.shape')]
+)
 def test_a_graph_of_another_shape_is_refused(tiny, tmp_path, stack, size, match):
     path = tmp_path / 'policy.onnx'
     path.write_bytes(seal(tiny.build(stack, size), tiny.contract.to_json()))
@@ -195,8 +218,14 @@ def test_a_graph_with_other_weights_is_refused(tiny, tmp_path):
 
 def test_a_policy_that_agrees_with_itself_but_not_with_the_task_is_refused(tiny, tmp_path):
     path = tmp_path / 'policy.onnx'
-    path.write_bytes(seal(tiny.build(tiny.stack, 64), tiny.contract.to_json().replace(
-        '"shape":["batch",4,32,32,3]', '"shape":["batch",4,64,64,3]')))
+    path.write_bytes(
+        seal(
+            tiny.build(tiny.stack, 64),
+            tiny.contract.to_json().replace(
+                '"shape":["batch",4,32,32,3]', '"shape":["batch",4,64,64,3]'
+            ),
+        )
+    )
     with pytest.raises(ContractError, match='inputs.image.shape'):
         Policy.load(path, tiny.spec)
 
@@ -209,6 +238,7 @@ def test_a_policy_may_see_fewer_frames_than_its_task_offers(tiny, tmp_path):
 
 def test_a_provider_that_is_not_there_is_refused(tiny, path):
     import onnxruntime
+
     if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
         pytest.skip('this machine has the provider')
     with pytest.raises(PolicyError, match='CUDAExecutionProvider'):
@@ -218,8 +248,12 @@ def test_a_provider_that_is_not_there_is_refused(tiny, path):
 @pytest.mark.filterwarnings('ignore:Specified provider')
 def test_a_silent_fall_back_is_refused(tiny, path, monkeypatch):
     import onnxruntime
-    monkeypatch.setattr(onnxruntime, 'get_available_providers',
-                        lambda: ['CUDAExecutionProvider', 'CPUExecutionProvider'])
+
+    monkeypatch.setattr(
+        onnxruntime,
+        'get_available_providers',
+        lambda: ['CUDAExecutionProvider', 'CPUExecutionProvider'],
+    )
     with pytest.raises(PolicyError, match='was asked for'):
         Policy.load(path, tiny.spec, providers=['CUDAExecutionProvider'])
 
@@ -246,8 +280,13 @@ except PolicyError as error:
     print(error)
 """
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
-    done = subprocess.run([sys.executable, '-c', code, str(path)], env=environment, check=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(path)],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert "pip install 'dmo_ros[deploy]'" in done.stdout
 
 
@@ -267,4 +306,5 @@ def test_the_larger_task_is_seen_by_way_of_the_world_models_frame():
 
     Spy().step(frame)
     np.testing.assert_array_equal(
-        seen[0], to_observation(to_observation(frame, spec), spec, spec.policy_size))
+        seen[0], to_observation(to_observation(frame, spec), spec, spec.policy_size)
+    )

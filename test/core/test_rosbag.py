@@ -33,8 +33,7 @@ def record(folder, count=200, every=10, close=True, custom=None):
     for number in range(count):
         topic = number % 2
         writer.write(topics[topic], 1000 + number, 900 + number, number, payload(number))
-        rows.append((('/a', '/b')[topic],
-                     1000 + number, payload(number)))
+        rows.append((('/a', '/b')[topic], 1000 + number, payload(number)))
         if number % every == every - 1:
             writer.sync()
     if close:
@@ -92,13 +91,23 @@ def test_metadata_is_what_ros2_bag_info_expects(tmp_path):
     assert info['starting_time'] == {'nanoseconds_since_epoch': 1000}
     assert info['message_count'] == 200
     assert info['compression_format'] == info['compression_mode'] == ''
-    assert info['files'] == [{'path': 'bag_0.mcap', 'message_count': 200,
-                              'starting_time': {'nanoseconds_since_epoch': 1000},
-                              'duration': {'nanoseconds': 199}}]
+    assert info['files'] == [
+        {
+            'path': 'bag_0.mcap',
+            'message_count': 200,
+            'starting_time': {'nanoseconds_since_epoch': 1000},
+            'duration': {'nanoseconds': 199},
+        }
+    ]
     first = info['topics_with_message_count'][0]
     assert first['message_count'] == 100
     assert set(first['topic_metadata']) == {
-        'name', 'type', 'serialization_format', 'offered_qos_profiles', 'type_description_hash'}
+        'name',
+        'type',
+        'serialization_format',
+        'offered_qos_profiles',
+        'type_description_hash',
+    }
     assert all(isinstance(value, str) for value in first['topic_metadata'].values())
     assert yaml.safe_load(first['topic_metadata']['offered_qos_profiles'])[0]['durability'] == 1
     assert isinstance(info['ros_distro'], str)
@@ -109,7 +118,7 @@ def test_qos_is_read_back_by_rosbags(tmp_path):
     highlevel = pytest.importorskip('rosbags.highlevel')
     record(tmp_path / 'bag')
     with highlevel.AnyReader([tmp_path / 'bag']) as reader:
-        profile, = reader.connections[0].ext.offered_qos_profiles
+        (profile,) = reader.connections[0].ext.offered_qos_profiles
     assert (profile.depth, profile.durability.name) == (10, 'TRANSIENT_LOCAL')
 
 
@@ -166,7 +175,7 @@ def test_a_cut_at_any_place_gives_an_exact_prefix(tmp_path, cuts):
                 recover(folder)
         else:
             facts = recover(folder)
-            assert by_mcap(folder) == rows[:facts['messages']]
+            assert by_mcap(folder) == rows[: facts['messages']]
             assert facts['messages'] >= longest
             longest = facts['messages']
         shutil.rmtree(folder)
@@ -208,8 +217,9 @@ def test_a_foreign_recording_is_rescued_too(tmp_path):
     rosbag2 = pytest.importorskip('rosbags.rosbag2')
     typesys = pytest.importorskip('rosbags.typesys')
     store = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
-    with rosbag2.Writer(tmp_path / 'bag', version=8,
-                        storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
+    with rosbag2.Writer(
+        tmp_path / 'bag', version=8, storage_plugin=rosbag2.StoragePlugin.MCAP
+    ) as writer:
         connection = writer.add_connection('/a', KIND, typestore=store)
         for number in range(30):
             writer.write(connection, number, payload(number))
@@ -217,7 +227,7 @@ def test_a_foreign_recording_is_rescued_too(tmp_path):
                 writer.storage.close_chunk()
     path = tmp_path / 'bag' / 'bag.mcap'
     data = path.read_bytes()
-    path.write_bytes(data[:data.rindex(payload(29)) - 3])
+    path.write_bytes(data[: data.rindex(payload(29)) - 3])
     (tmp_path / 'bag' / 'metadata.yaml').unlink()
     assert recover(tmp_path / 'bag')['messages'] == 20
     assert [raw for _, _, raw in by_rosbags(tmp_path / 'bag')] == list(map(payload, range(20)))
@@ -251,10 +261,11 @@ def test_a_full_disk_cuts_back_to_the_last_whole_chunk(tmp_path, room):
             if number % 10 == 9:
                 writer.sync()
                 kept = number + 1
-    writer._file.room = 10 ** 9  # someone makes room
+    writer._file.room = 10**9  # someone makes room
     writer.close()
     assert kept and [raw for _, _, raw in by_mcap(tmp_path / 'bag')] == list(
-        map(payload, range(kept)))
+        map(payload, range(kept))
+    )
 
 
 def test_the_lock_goes_with_the_process_that_held_it(tmp_path):

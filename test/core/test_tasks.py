@@ -84,7 +84,13 @@ def test_a_policy_drives_only_fields_that_exist():
 
 
 def test_numbers_of_the_tasks_are_those_of_the_paper():
-    sizes = {name: (spec.rate_hz, len(spec.actions), len(spec.driven), spec.frame_size)
-             for name, spec in TASKS.items()}
-    assert sizes == {'pusher': (5, 2, 2, 32), 'push_t': (5, 2, 2, 64),
-                     'push_cube': (5, 3, 3, 128), 'grab_box': (10, 22, 11, 256)}
+    sizes = {
+        name: (spec.rate_hz, len(spec.actions), len(spec.driven), spec.frame_size)
+        for name, spec in TASKS.items()
+    }
+    assert sizes == {
+        'pusher': (5, 2, 2, 32),
+        'push_t': (5, 2, 2, 64),
+        'push_cube': (5, 3, 3, 128),
+        'grab_box': (10, 22, 11, 256),
+    }

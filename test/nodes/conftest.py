@@ -38,6 +38,7 @@ class Probe:
     def listen(self, kind, topic, profile=None):
         def take(message):
             self.heard[topic].append((time.monotonic(), message))
+
         self.node.create_subscription(kind, topic, take, profile or qos.EVERY)
         return self.heard[topic]
 
@@ -150,6 +151,7 @@ def start():
     def start_one(name, wait=True, **parameters):
         children.append(begin(name, wait, **parameters))
         return children[-1]
+
     yield start_one
     for child in children:
         end(child)
@@ -160,6 +162,7 @@ def write_policy(file, **build):
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     from dmo_ros.core.seal import seal
+
     place = Path(__file__).parent.parent / 'core' / 'conftest.py'
     found = importlib.util.spec_from_file_location('core_conftest', place)
     made = importlib.util.module_from_spec(found)

@@ -25,7 +25,7 @@ def main(rate):
     while True:
         step += 1
         time.sleep(max(0.0, step / rate - time.time()))
-        stamp = Time(sec=step // rate, nanosec=step % rate * (10 ** 9 // rate))
+        stamp = Time(sec=step // rate, nanosec=step % rate * (10**9 // rate))
         image = Image(height=32, width=32, encoding='rgb8', step=96)
         image.header.stamp = stamp
         image.data = array.array('B', bytes([step % 256]) * 3072)

@@ -17,8 +17,11 @@ class Driver:
         self.probe, self.topic = probe, topic
         self.out = probe.publisher(Image, topic, qos.SENSOR)
         self.rng = np.random.default_rng(0)
-        for kind, name in ((Image, 'image_raw'), (CameraInfo, 'camera_info'),
-                           (DiagnosticArray, 'diagnostics')):
+        for kind, name in (
+            (Image, 'image_raw'),
+            (CameraInfo, 'camera_info'),
+            (DiagnosticArray, 'diagnostics'),
+        ):
             if name not in probe.heard:
                 probe.listen(kind, name)
             probe.heard[name].clear()
@@ -64,6 +67,7 @@ def driver(probe, start):
         start('camera', source='topic', topic='driver/image', **parameters)
         made[0].ready()
         return made[0]
+
     yield build
     for driver in made:
         probe.node.destroy_publisher(driver.out)
@@ -120,8 +124,11 @@ def test_a_video_file_plays_in_order_with_its_colours(probe, start, video):
             probe.listen(kind, name)
         probe.heard[name].clear()
     start('camera', source='file', path=str(video), rate_hz=30.0, frozen_after=0)
-    probe.until(lambda: probe.heard['diagnostics']
-                and 'over' in probe.last('diagnostics').status[0].message)
+    probe.until(
+        lambda: (
+            probe.heard['diagnostics'] and 'over' in probe.last('diagnostics').status[0].message
+        )
+    )
     messages = [message for _, message in probe.heard['image_raw']]
     reds = [int(convert.to_rgb(message)[24, 32, 0]) for message in messages]
     assert len(reds) >= 5 and reds == sorted(reds) and reds[-1] == pytest.approx(190, abs=6)
@@ -129,10 +136,14 @@ def test_a_video_file_plays_in_order_with_its_colours(probe, start, video):
     assert all(before < after for before, after in zip(stamps, stamps[1:]))
 
 
-@pytest.mark.parametrize('config, text', [
-    (CameraConfig(source='device'), 'needs the parameter path'),
-    (CameraConfig(source='device', path='/dev/v4l/by-id/none'), 'cannot be opened'),
-    (CameraConfig(source='file', path='/no/such.avi'), 'cannot be opened')])
+@pytest.mark.parametrize(
+    'config, text',
+    [
+        (CameraConfig(source='device'), 'needs the parameter path'),
+        (CameraConfig(source='device', path='/dev/v4l/by-id/none'), 'cannot be opened'),
+        (CameraConfig(source='file', path='/no/such.avi'), 'cannot be opened'),
+    ],
+)
 def test_what_cannot_be_opened_is_named(config, text):
     pytest.importorskip('cv2')
     with pytest.raises(ParameterError, match=text):

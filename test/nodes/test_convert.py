@@ -11,9 +11,15 @@ import pytest
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-SHAPES = {'rgb8': (np.uint8, 3), 'bgr8': (np.uint8, 3), 'mono8': (np.uint8, 1),
-          'rgba8': (np.uint8, 4), 'bgra8': (np.uint8, 4), '16UC1': (np.uint16, 1),
-          '32FC1': (np.float32, 1)}
+SHAPES = {
+    'rgb8': (np.uint8, 3),
+    'bgr8': (np.uint8, 3),
+    'mono8': (np.uint8, 1),
+    'rgba8': (np.uint8, 4),
+    'bgra8': (np.uint8, 4),
+    '16UC1': (np.uint16, 1),
+    '32FC1': (np.float32, 1),
+}
 
 
 def picture(encoding, height=5, width=7, seed=0):
@@ -52,8 +58,13 @@ def test_padded_rows_are_skipped(encoding, padding):
     plain = picture(encoding)
     row = plain.reshape(len(plain), -1).view(np.uint8)
     padded = np.pad(row, ((0, 0), (0, padding)), constant_values=99)
-    message = Image(height=5, width=7, encoding=encoding, step=padded.shape[1],
-                    data=array.array('B', padded.tobytes()))
+    message = Image(
+        height=5,
+        width=7,
+        encoding=encoding,
+        step=padded.shape[1],
+        data=array.array('B', padded.tobytes()),
+    )
     np.testing.assert_array_equal(convert.to_array(message), plain)
 
 
@@ -74,11 +85,21 @@ def test_the_view_shares_the_message_memory():
 
 
 @settings(max_examples=200, deadline=None)
-@given(height=st.integers(0, 9), width=st.integers(0, 9), step=st.integers(0, 40),
-       length=st.integers(0, 300), encoding=st.sampled_from([*SHAPES, 'yuv422', '', 'bayer_rg8']))
+@given(
+    height=st.integers(0, 9),
+    width=st.integers(0, 9),
+    step=st.integers(0, 40),
+    length=st.integers(0, 300),
+    encoding=st.sampled_from([*SHAPES, 'yuv422', '', 'bayer_rg8']),
+)
 def test_what_a_driver_claims_is_read_in_bounds_or_refused(height, width, step, length, encoding):
-    message = Image(height=height, width=width, step=step, encoding=encoding,
-                    data=array.array('B', bytes(length)))
+    message = Image(
+        height=height,
+        width=width,
+        step=step,
+        encoding=encoding,
+        data=array.array('B', bytes(length)),
+    )
     for read in (convert.to_array, convert.to_rgb):
         try:
             result = read(message)
@@ -94,8 +115,15 @@ def test_a_rare_encoding_needs_cv_bridge_and_says_so(monkeypatch):
         convert.to_array(Image(height=2, width=2, encoding='yuv422', step=4))
 
 
-@pytest.mark.parametrize('wrong', [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8),
-                                   np.zeros((4,), np.uint8), np.zeros((4, 4, 3), np.int16)])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        np.zeros((4, 4)),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4,), np.uint8),
+        np.zeros((4, 4, 3), np.int16),
+    ],
+)
 def test_pixels_that_do_not_fit_the_encoding_are_refused(wrong):
     with pytest.raises(ImageError, match='rgb8'):
         convert.to_image(wrong, 'rgb8', Header())

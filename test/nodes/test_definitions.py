@@ -3,10 +3,17 @@
 from dmo_ros.nodes.definitions import definition, message_class, starts_with_stamp
 import pytest
 
-STANDARD = ['sensor_msgs/msg/Image', 'sensor_msgs/msg/CameraInfo', 'sensor_msgs/msg/Joy',
-            'sensor_msgs/msg/JointState', 'sensor_msgs/msg/CompressedImage',
-            'geometry_msgs/msg/TwistStamped', 'nav_msgs/msg/Odometry',
-            'diagnostic_msgs/msg/DiagnosticArray', 'rosgraph_msgs/msg/Clock']
+STANDARD = [
+    'sensor_msgs/msg/Image',
+    'sensor_msgs/msg/CameraInfo',
+    'sensor_msgs/msg/Joy',
+    'sensor_msgs/msg/JointState',
+    'sensor_msgs/msg/CompressedImage',
+    'geometry_msgs/msg/TwistStamped',
+    'nav_msgs/msg/Odometry',
+    'diagnostic_msgs/msg/DiagnosticArray',
+    'rosgraph_msgs/msg/Clock',
+]
 
 
 @pytest.mark.parametrize('kind', STANDARD)
@@ -22,6 +29,7 @@ def test_a_definition_has_the_hash_of_the_type(kind):
 def test_our_own_messages_round_trip_through_their_definition(name):
     typesys = pytest.importorskip('rosbags.typesys')
     from rclpy.serialization import deserialize_message, serialize_message
+
     kind = f'dmo_ros/msg/{name}'
     store = typesys.get_typestore(typesys.Stores.EMPTY)
     store.register(typesys.get_types_from_msg(definition(kind), kind))

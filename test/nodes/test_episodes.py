@@ -47,9 +47,11 @@ def test_a_policy_file_plays_through_the_graph_what_it_plays_without(tmp_path):
     pytest.importorskip('onnxscript')
     from dmo_training.deploy import StackPolicy
     from dmo_training.export import export
+
     torch.manual_seed(4)
-    network = torch.nn.Sequential(torch.nn.Conv2d(12, 8, 8, 8), torch.nn.SiLU(),
-                                  torch.nn.Flatten(), torch.nn.Linear(128, 2))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(12, 8, 8, 8), torch.nn.SiLU(), torch.nn.Flatten(), torch.nn.Linear(128, 2)
+    )
     path, begin = tmp_path / 'policy.onnx', starts(3)
     export(StackPolicy(network, SPEC.frame_stack), SPEC, path, parity_steps=10)
     loop = Policy.load(path, SPEC).loop(len(begin))

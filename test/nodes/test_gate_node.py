@@ -45,8 +45,12 @@ class Desk:
     def play_policy(self, velocity):
         """Publish a policy's command ten times a second, with the pad's stamps."""
         self.policy_out = self.probe.publisher(TwistStamped, 'cmd_policy', qos.COMMAND_OUT)
-        self.timer = self.probe.node.create_timer(0.1, lambda: self.policy_out.publish(
-            convert.to_twist(velocity, self.probe.spec, self.pad.stamp)))
+        self.timer = self.probe.node.create_timer(
+            0.1,
+            lambda: self.policy_out.publish(
+                convert.to_twist(velocity, self.probe.spec, self.pad.stamp)
+            ),
+        )
 
     def stop_policy(self):
         if self.timer is not None:
@@ -154,6 +158,7 @@ def test_a_second_publisher_is_a_fault_and_its_values_never_pass(desk):
     desk.probe.until(desk.moving)
     desk.probe.heard['cmd'].clear()
     import rclpy
+
     rogue = rclpy.create_node('rogue')
     out = rogue.create_publisher(TwistStamped, 'cmd_policy', qos.STREAM)  # as `ros2 topic pub`
     try:
@@ -162,8 +167,10 @@ def test_a_second_publisher_is_a_fault_and_its_values_never_pass(desk):
             desk.probe.spin(0.05)
         desk.wait_state('FAULT')
         assert '/rogue' in desk.reason
-        assert all(convert.from_twist(message, desk.probe.spec)[0] >= 0
-                   for _, message in desk.probe.heard['cmd'])
+        assert all(
+            convert.from_twist(message, desk.probe.spec)[0] >= 0
+            for _, message in desk.probe.heard['cmd']
+        )
         assert not desk.probe.call('gate/clear_fault').success, 'it is still there'
     finally:
         rogue.destroy_node()
@@ -197,8 +204,10 @@ def test_the_wrong_frame_is_refused(desk):
 
 def test_a_gate_that_cannot_keep_its_promise_does_not_start(start):
     for parameters, text in (
-            ({'publish_hz': 20.0}, 'publish_hz'), ({'joy_timout': 0.1}, 'joy_timeout'),
-            ({'task': 'grab_box'}, 'grab_box')):
+        ({'publish_hz': 20.0}, 'publish_hz'),
+        ({'joy_timout': 0.1}, 'joy_timeout'),
+        ({'task': 'grab_box'}, 'grab_box'),
+    ):
         child = start('gate', wait=False, **parameters)
         assert child.popen.wait(20) == 2
         assert text in child.story()

@@ -22,9 +22,17 @@ from sensor_msgs.msg import CameraInfo, Image, JointState, Joy
 
 PERIOD = 200_000_000
 FAST = {'speed': 1000, 'seed': 3}
-KINDS = {'image_raw': Image, 'camera_info': CameraInfo, 'cmd': TwistStamped, 'joy': Joy,
-         'cmd_policy': TwistStamped, 'cmd_teleop': TwistStamped, 'intent': IntentLabel,
-         'twin/state': JointState, 'clock': Clock}
+KINDS = {
+    'image_raw': Image,
+    'camera_info': CameraInfo,
+    'cmd': TwistStamped,
+    'joy': Joy,
+    'cmd_policy': TwistStamped,
+    'cmd_teleop': TwistStamped,
+    'intent': IntentLabel,
+    'twin/state': JointState,
+    'clock': Clock,
+}
 
 
 def stamp(message):
@@ -47,6 +55,7 @@ def listen(new_probe):
         ear.listen(DiagnosticStatus, 'gate/status', qos.LATCHED)
         ear.listen(PolicyStatus, 'policy/status', qos.LATCHED)
         return ear
+
     yield open_ears
     for ear in ears:
         ear.node.destroy_node()
@@ -77,7 +86,8 @@ def test_play_is_causal_complete_and_what_the_simulator_says(listen):
         graph.check()
         ear.spin(0.3)
     images, states, commands, labels, pads = (
-        by_stamp(ear, topic) for topic in ('image_raw', 'twin/state', 'cmd', 'intent', 'joy'))
+        by_stamp(ear, topic) for topic in ('image_raw', 'twin/state', 'cmd', 'intent', 'joy')
+    )
     began = max(map(min, (images, states, commands, labels, pads, by_stamp(ear, 'clock'))))
     stamps = [now for now in sorted(images) if now >= began][:-2]
     assert np.all(np.diff(stamps) == PERIOD) and len(stamps) > 150, 'no frame is missing'
@@ -101,8 +111,9 @@ def test_a_place_is_a_jump_in_time_and_wrong_places_are_ignored(listen):
         for wrong in ([], [0.2, 0.2, 0.7], [0.2, 0.2, 0.7, float('nan')], [0.2, 0.2, 0.7, 1.5]):
             out.publish(JointState(position=wrong))
         out.publish(JointState(position=[0.2, 0.3, 0.7, 0.6]))
-        ear.until(lambda: [0.2, 0.3, 0.7, 0.6] in [list(m.position) for _, m in
-                                                   ear.heard['twin/state']])
+        ear.until(
+            lambda: [0.2, 0.3, 0.7, 0.6] in [list(m.position) for _, m in ear.heard['twin/state']]
+        )
         assert ear.call('twin/reset').success
         ear.spin(0.2)
         graph.check()
@@ -141,6 +152,7 @@ def test_a_policy_drives_and_each_episode_begins_anew(listen, policy_file):
             stamps = sorted(by_stamp(ear, 'image_raw'))
             jumps = np.flatnonzero(np.diff(stamps) > 2.5 * PERIOD)
             return len(stamps) - 1 - int(jumps[-1]) if len(jumps) else 0
+
         ear.until(lambda: since_the_reset() > 20)
         graph.check()
         ear.spin(0.3)
@@ -169,8 +181,9 @@ def test_a_policy_that_dies_is_a_stop_and_the_next_may_drive(listen, start, poli
         graph.children['policy'].send(signal.SIGKILL)
         count = len(ear.heard['cmd'])
         start('policy', path=str(policy_file), autostart=True)
-        ear.until(lambda: any(any(convert.from_twist(m, ear.spec))
-                              for _, m in ear.heard['cmd'][count:]))
+        ear.until(
+            lambda: any(any(convert.from_twist(m, ear.spec)) for _, m in ear.heard['cmd'][count:])
+        )
     assert state_of(ear) != 'FAULT', ear.last('gate/status').message
 
 
@@ -184,8 +197,12 @@ def test_a_policy_file_that_is_none_ends_the_graph_with_the_reason(tmp_path):
 
 
 def run_up(*words):
-    return subprocess.Popen([sys.executable, '-m', 'dmo_ros.up', *words], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        [sys.executable, '-m', 'dmo_ros.up', *words],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def read_until(popen, text):

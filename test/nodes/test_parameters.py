@@ -6,8 +6,14 @@ import pytest
 import rclpy
 from rclpy.parameter import Parameter
 
-NODES = {'camera': 'CameraConfig', 'gate': 'GateNodeConfig', 'operator': 'OperatorConfig',
-         'policy': 'PolicyConfig', 'teleop': 'TeleopConfig', 'twin': 'TwinConfig'}
+NODES = {
+    'camera': 'CameraConfig',
+    'gate': 'GateNodeConfig',
+    'operator': 'OperatorConfig',
+    'policy': 'PolicyConfig',
+    'teleop': 'TeleopConfig',
+    'twin': 'TwinConfig',
+}
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,12 @@ def make():
     nodes = []
 
     def build(**overrides):
-        given = [Parameter(name.replace('__', '.'), value=value)
-                 for name, value in overrides.items()]
+        given = [
+            Parameter(name.replace('__', '.'), value=value) for name, value in overrides.items()
+        ]
         nodes.append(rclpy.create_node('tested', parameter_overrides=given))
         return nodes[-1], declare(nodes[-1], Config)
+
     yield build
     for node in nodes:
         node.destroy_node()
@@ -54,12 +62,22 @@ def test_defaults_and_overrides_arrive_typed(make):
     assert 'one of a, b' in node.describe_parameter('mode').additional_constraints
 
 
-@pytest.mark.parametrize('wrong, text', [
-    ({'timeout': 0.6}, '0.1 to 0.5'), ({'timeout': 0.0}, '0.1 to 0.5'),
-    ({'timeout': float('nan')}, 'timeout'), ({'timeout': 1}, 'like 0.2'),
-    ({'timeout': 'fast'}, 'like 0.2'), ({'count': 6}, '0 to 5'), ({'count': 1.0}, 'like 3'),
-    ({'mode': 'c'}, 'one of a, b'), ({'timeot': 0.2}, "mean 'timeout'"),
-    ({'inner__axis': [1, 2]}, "mean 'inner.axes'"), ({'zzz': 1}, 'it has timeout, count')])
+@pytest.mark.parametrize(
+    'wrong, text',
+    [
+        ({'timeout': 0.6}, '0.1 to 0.5'),
+        ({'timeout': 0.0}, '0.1 to 0.5'),
+        ({'timeout': float('nan')}, 'timeout'),
+        ({'timeout': 1}, 'like 0.2'),
+        ({'timeout': 'fast'}, 'like 0.2'),
+        ({'count': 6}, '0 to 5'),
+        ({'count': 1.0}, 'like 3'),
+        ({'mode': 'c'}, 'one of a, b'),
+        ({'timeot': 0.2}, "mean 'timeout'"),
+        ({'inner__axis': [1, 2]}, "mean 'inner.axes'"),
+        ({'zzz': 1}, 'it has timeout, count'),
+    ],
+)
 def test_each_wrong_override_is_refused_with_what_to_write(make, wrong, text):
     with pytest.raises(ParameterError, match=text):
         make(**wrong)

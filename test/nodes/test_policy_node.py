@@ -55,6 +55,7 @@ class Eye:
 @pytest.fixture
 def eye(new_probe):
     import rclpy
+
     rclpy.init()
     probe = new_probe()
     yield Eye(probe)
@@ -99,12 +100,18 @@ def test_it_answers_frames_like_the_policy_itself_and_only_while_active(eye, sta
     assert eye.show(eye.frame(), ahead=0) is None
 
 
-@pytest.mark.parametrize('damage, text', [
-    (lambda data: data[:-100], 'export'), (lambda data: b'', 'export'),
-    (lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:], 'damaged')],
-    ids=['cut', 'empty', 'flipped'])
+@pytest.mark.parametrize(
+    'damage, text',
+    [
+        (lambda data: data[:-100], 'export'),
+        (lambda data: b'', 'export'),
+        (lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:], 'damaged'),
+    ],
+    ids=['cut', 'empty', 'flipped'],
+)
 def test_a_damaged_file_is_a_failed_transition_with_the_reason(
-        eye, start, policy_file, tmp_path, damage, text):
+    eye, start, policy_file, tmp_path, damage, text
+):
     file = tmp_path / 'damaged.onnx'
     file.write_bytes(damage(policy_file.read_bytes()))
     child = start('policy', path=str(file))

@@ -55,6 +55,7 @@ def test_frame_then_action_then_next_frame_holds_through_the_whole_graph(played)
     pytest.importorskip('torch')
     from dmo_training.bag import Bag
     from dmo_training.convert import plan
+
     with Bag(played[1]) as bag:
         streams = bag.streams()
         laid = plan(bag, SPEC, streams=streams)
@@ -78,20 +79,26 @@ def test_an_existing_recording_is_refused_before_anything_starts(played):
 
 def test_too_small_a_disk_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(RecordError, match='make room or record fewer'):
-        record('pusher', tmp_path / 'play', frames=10 ** 12)
+        record('pusher', tmp_path / 'play', frames=10**12)
 
 
 def test_a_killed_recorder_is_named_and_the_way_to_its_data(tmp_path):
     path = tmp_path / 'play'
-    script = ('from dmo_ros.record import record, RecordError\n'
-              f'try: record("pusher", "{path}", frames=0, speed=200.0)\n'
-              'except RecordError as error: print(error)')
-    child = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True,
-                             start_new_session=True)
+    script = (
+        'from dmo_ros.record import record, RecordError\n'
+        f'try: record("pusher", "{path}", frames=0, speed=200.0)\n'
+        'except RecordError as error: print(error)'
+    )
+    child = subprocess.Popen(
+        [sys.executable, '-c', script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         wait_for_bytes(path, child)
-        recorder, = [pid for pid in children(child.pid)
-                     if b'dmo_ros.nodes.recorder' in Path(f'/proc/{pid}/cmdline').read_bytes()]
+        (recorder,) = [
+            pid
+            for pid in children(child.pid)
+            if b'dmo_ros.nodes.recorder' in Path(f'/proc/{pid}/cmdline').read_bytes()
+        ]
         os.kill(recorder, signal.SIGKILL)
         output = child.communicate(timeout=30)[0]
     finally:
@@ -103,11 +110,14 @@ def test_a_killed_recorder_is_named_and_the_way_to_its_data(tmp_path):
 
 def test_ctrl_c_leaves_a_whole_recording(tmp_path):
     path = tmp_path / 'play'
-    script = ('import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
-              'from dmo_ros.record import record; '
-              f'print(record("pusher", "{path}", frames=0, speed=200.0)["interrupted"])')
-    child = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True,
-                             start_new_session=True)
+    script = (
+        'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
+        'from dmo_ros.record import record; '
+        f'print(record("pusher", "{path}", frames=0, speed=200.0)["interrupted"])'
+    )
+    child = subprocess.Popen(
+        [sys.executable, '-c', script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         wait_for_bytes(path, child)
         child.send_signal(signal.SIGINT)

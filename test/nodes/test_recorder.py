@@ -28,8 +28,13 @@ pytestmark = pytest.mark.ros
 def process(*command, **options):
     """Run a process in a session of its own; it is gone afterwards."""
     child = subprocess.Popen(
-        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True, **options)
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
     try:
         yield child
     finally:
@@ -41,8 +46,13 @@ def process(*command, **options):
 
 def recorder(path, *parameters, **options):
     pairs = [f'path:={path}', 'reserve_mb:=0', *parameters]
-    return process('-m', 'dmo_ros.nodes.recorder', '--ros-args',
-                   *(word for pair in pairs for word in ('-p', pair)), **options)
+    return process(
+        '-m',
+        'dmo_ros.nodes.recorder',
+        '--ros-args',
+        *(word for pair in pairs for word in ('-p', pair)),
+        **options,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -84,12 +94,14 @@ def wait_for(condition, seconds=15.0):
 def wait_for_bytes(path, count):
     def enough():
         return sum(f.stat().st_size for f in path.glob('*.mcap')) > count
+
     wait_for(enough)
 
 
 def stamps(path, topic='/image_raw'):
     """Return (header stamp, log time) of a topic, in seconds, by rosbags' reader."""
     from rosbags.highlevel import AnyReader
+
     with AnyReader([path]) as reader:
         wanted = [c for c in reader.connections if c.topic == topic]
         found = []
@@ -115,8 +127,9 @@ def test_start_and_stop_by_service(source, client, tmp_path):
         assert stopped.success, stopped.message
         facts = json.loads(stopped.message)
         assert facts['state'] == 'finished' and facts['frames'] > 10
-        assert facts['written']['/image_raw'] == facts['frames'] == len(stamps(
-            tmp_path / 'play_000'))
+        assert (
+            facts['written']['/image_raw'] == facts['frames'] == len(stamps(tmp_path / 'play_000'))
+        )
         assert 0 < facts['labelled'] < facts['frames']
         assert call(client, '/recorder/start').success  # the next one gets the next number
         wait_for((tmp_path / 'play_001').is_dir)
@@ -197,6 +210,7 @@ def test_kill_9_at_twenty_random_moments(source, tmp_path):
 def test_a_full_disk_stops_the_recording_and_says_so(source, tmp_path):
     def small():  # a file may grow to 200 kB: to the writer, the disk is full then
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
     with recorder(tmp_path / 'bag', 'limit:=100000', preexec_fn=small) as child:
         output = child.communicate(timeout=30)[0]
     assert child.returncode == 1
@@ -208,14 +222,18 @@ def test_a_full_disk_stops_the_recording_and_says_so(source, tmp_path):
 def test_after_a_full_disk_the_node_stays_and_its_status_says_why(source, client, tmp_path):
     def small():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
     seen = []
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     listener = client.create_subscription(
-        DiagnosticStatus, '/recorder/status', seen.append, latched)
+        DiagnosticStatus, '/recorder/status', seen.append, latched
+    )
     with recorder(tmp_path / 'bag', preexec_fn=small) as child:
+
         def failed():
             rclpy.spin_once(client, timeout_sec=0.1)
             return seen and seen[-1].level == DiagnosticStatus.ERROR
+
         wait_for(failed)
         assert 'is full; make room and start again' in seen[-1].message
         assert not call(client, '/recorder/stop').success
@@ -225,7 +243,7 @@ def test_after_a_full_disk_the_node_stays_and_its_status_says_why(source, client
 
 def test_too_little_room_is_noticed_before_the_disk_is_full(source, tmp_path):
     free = os.statvfs(tmp_path)
-    too_much = min(1_000_000, free.f_bavail * free.f_frsize // 2 ** 20 + 1000)
+    too_much = min(1_000_000, free.f_bavail * free.f_frsize // 2**20 + 1000)
     with recorder(tmp_path / 'bag', f'reserve_mb:={too_much}', 'limit:=100000') as child:
         output = child.communicate(timeout=30)[0]
     assert child.returncode == 1 and 'MiB left; make room' in output
@@ -246,8 +264,14 @@ def test_what_a_held_up_recorder_missed_is_counted(source, client, tmp_path):
     assert facts['topics']['/image_raw']['dropped'] == published - len(found) > 0
 
 
-@pytest.mark.parametrize(('pair', 'sentence'), [
-    ('sync_period:=2.0', 'outside'), ('pth:=x', "did you mean 'path'"), ('task:=nope', 'no task')])
+@pytest.mark.parametrize(
+    ('pair', 'sentence'),
+    [
+        ('sync_period:=2.0', 'outside'),
+        ('pth:=x', "did you mean 'path'"),
+        ('task:=nope', 'no task'),
+    ],
+)
 def test_a_bad_parameter_is_one_sentence(tmp_path, pair, sentence):
     with recorder(tmp_path / 'bag', pair) as child:
         output = child.communicate(timeout=30)[0]
@@ -265,6 +289,7 @@ def test_a_second_camera_on_the_topic_is_warned_of(source, client, tmp_path):
 
 def test_latched_topics_are_recorded_although_they_spoke_before(client, tmp_path):
     from std_msgs.msg import String
+
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     publisher = client.create_publisher(String, '/said_before', latched)
     publisher.publish(String(data='hello'))

@@ -22,6 +22,7 @@ class BagMaker:
     def __init__(self, path):
         from rosbags.rosbag2 import StoragePlugin, Writer
         from rosbags.typesys import get_types_from_msg, get_typestore, Stores
+
         self.path = path
         self.store = get_typestore(Stores.ROS2_JAZZY)
         self.store.register(get_types_from_msg(LABEL, 'dmo_ros/msg/IntentLabel'))
@@ -41,28 +42,45 @@ class BagMaker:
     def write(self, topic, message, log):
         kind = message.__msgtype__
         if topic not in self.connections:
-            self.connections[topic] = self.writer.add_connection(
-                topic, kind, typestore=self.store)
+            self.connections[topic] = self.writer.add_connection(topic, kind, typestore=self.store)
         self.writer.write(self.connections[topic], log, self.store.serialize_cdr(message, kind))
 
     def image(self, stamp, frame, log=None, topic='/image_raw', encoding='rgb8'):
         height, width = frame.shape[:2]
-        self.write(topic, self.make(
-            'sensor_msgs/msg/Image', header=self.header(stamp), height=height, width=width,
-            encoding=encoding, is_bigendian=0, step=width * 3, data=frame.ravel()),
-            stamp if log is None else log)
+        self.write(
+            topic,
+            self.make(
+                'sensor_msgs/msg/Image',
+                header=self.header(stamp),
+                height=height,
+                width=width,
+                encoding=encoding,
+                is_bigendian=0,
+                step=width * 3,
+                data=frame.ravel(),
+            ),
+            stamp if log is None else log,
+        )
 
     def command(self, stamp, velocity, log=None, topic='/cmd'):
         def vector(x=0.0, y=0.0):
             return self.make('geometry_msgs/msg/Vector3', x=float(x), y=float(y), z=0.0)
+
         twist = self.make('geometry_msgs/msg/Twist', linear=vector(*velocity), angular=vector())
-        self.write(topic, self.make('geometry_msgs/msg/TwistStamped', header=self.header(stamp),
-                                    twist=twist), stamp if log is None else log)
+        self.write(
+            topic,
+            self.make('geometry_msgs/msg/TwistStamped', header=self.header(stamp), twist=twist),
+            stamp if log is None else log,
+        )
 
     def label(self, stamp, label, log=None):
-        self.write('/intent', self.make(
-            'dmo_ros/msg/IntentLabel', stamp=self.time(stamp), label=int(label), source='joy'),
-            stamp if log is None else log)
+        self.write(
+            '/intent',
+            self.make(
+                'dmo_ros/msg/IntentLabel', stamp=self.time(stamp), label=int(label), source='joy'
+            ),
+            stamp if log is None else log,
+        )
 
     def close(self):
         self.writer.close()
@@ -78,6 +96,7 @@ def bag_maker(tmp_path):
 @pytest.fixture
 def twin_bag(bag_maker):
     """Return a function that records the scripted operator: path, states, actions, labels."""
+
     def record(length=100, name='bag', lag=0, skip=(), start=0, seed=0):
         """``lag`` stamps commands that many steps too late; ``skip`` drops those images."""
         twin, operator = PusherTwin(1, seed=seed), PusherOperator(1, seed=seed)
@@ -94,12 +113,14 @@ def twin_bag(bag_maker):
             maker.command(stamp + lag * PERIOD, action[0], log=stamp)
             twin.step(action)
         return maker.close(), np.array(states), np.array(actions), np.array(labels)
+
     return record
 
 
 @pytest.fixture(scope='session')
 def write_play():
     """Return a function that writes four episodes of the scripted operator as a dataset."""
+
     def write(folder, length=60, invalid=(), milestones=True):
         """``invalid`` names frames of every episode; milestones come every 20 frames, or never."""
         twin, operator = PusherTwin(4, seed=1), PusherOperator(4, seed=2)
@@ -112,19 +133,25 @@ def write_play():
             twin.step(action)
         valid = ~np.isin(np.arange(length), invalid)
         for row in range(4):
-            Episode(frames=np.stack(frames)[:, row], action=np.stack(actions)[:, row],
-                    intent=np.stack(labels)[:, row].astype(np.uint8), valid=valid,
-                    stamp=np.arange(length) * SPEC.period,
-                    proprio=np.zeros((length, 0), np.float32),
-                    info={'task': SPEC.to_dict()}).save(folder / 'episodes' / f'{row:06d}')
+            Episode(
+                frames=np.stack(frames)[:, row],
+                action=np.stack(actions)[:, row],
+                intent=np.stack(labels)[:, row].astype(np.uint8),
+                valid=valid,
+                stamp=np.arange(length) * SPEC.period,
+                proprio=np.zeros((length, 0), np.float32),
+                info={'task': SPEC.to_dict()},
+            ).save(folder / 'episodes' / f'{row:06d}')
         write_meta(folder, SPEC)
         return folder
+
     return write
 
 
 @pytest.fixture(scope='session')
 def differences():
     """Return a function that names the places where nested checkpoints differ in a single bit."""
+
     def places(left, right, path=''):
         if isinstance(left, dict):
             missing = [f'{path}.{key}' for key in left.keys() ^ right.keys()]
@@ -136,4 +163,5 @@ def differences():
         if hasattr(left, 'numpy') or isinstance(left, np.ndarray):
             return [] if np.asarray(left).tobytes() == np.asarray(right).tobytes() else [path]
         return [] if left == right else [path]
+
     return places

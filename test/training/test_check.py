@@ -50,7 +50,7 @@ def test_actions_of_another_frame_are_an_error(twin_bag, lag):
 
 
 def test_one_step_off_is_found_in_a_dataset_too(dataset):
-    episode, = load_dataset(dataset, SPEC)
+    (episode,) = load_dataset(dataset, SPEC)
     rewrite(dataset, action=np.roll(episode.action, 1, axis=0))
     assert check(dataset).alignment.lag == 1 and main(str(dataset)) == 1
 
@@ -63,9 +63,14 @@ def test_what_cannot_be_told_is_not_claimed(twin_bag):
 
 def test_noise_explains_nothing():
     rng = np.random.default_rng(0)
-    episode = Episode(rng.integers(0, 256, (600, 32, 32, 3), dtype=np.uint8),
-                      rng.uniform(-1, 1, (600, 2)).astype(np.float32), np.zeros(600, np.uint8),
-                      np.ones(600, bool), np.arange(600) / 5, np.zeros((600, 0), np.float32))
+    episode = Episode(
+        rng.integers(0, 256, (600, 32, 32, 3), dtype=np.uint8),
+        rng.uniform(-1, 1, (600, 2)).astype(np.float32),
+        np.zeros(600, np.uint8),
+        np.ones(600, bool),
+        np.arange(600) / 5,
+        np.zeros((600, 0), np.float32),
+    )
     assert not estimate_lag([episode]).sure
 
 
@@ -114,18 +119,25 @@ def _harm(name, row, value):
         array = np.array(getattr(episode, name))
         array[row] = value
         return {name: array}
+
     return harm
 
 
-@pytest.mark.parametrize(('harm', 'sentence'), [
-    (_harm('action', 7, np.nan), 'action.npy: row 7 is not finite'),
-    (_harm('action', 8, 1.5), 'action.npy: row 8 is outside'),
-    (_harm('intent', 9, 77), 'intent.npy: row 9 is no label'),
-    (_harm('stamp', 10, 0.1), 'stamp.npy: row 10 is not after the one before'),
-    (_harm('stamp', slice(11, None), 1e6 + np.arange(389) / 5), 'stamp.npy: row 11 comes after'),
-    (lambda e: {'intent': e.intent.astype(np.int32)}, 'intent is (400,) int32'),
-    (lambda e: {'action': np.delete(e.action, 12, axis=0)}, 'wants'),
-])
+@pytest.mark.parametrize(
+    ('harm', 'sentence'),
+    [
+        (_harm('action', 7, np.nan), 'action.npy: row 7 is not finite'),
+        (_harm('action', 8, 1.5), 'action.npy: row 8 is outside'),
+        (_harm('intent', 9, 77), 'intent.npy: row 9 is no label'),
+        (_harm('stamp', 10, 0.1), 'stamp.npy: row 10 is not after the one before'),
+        (
+            _harm('stamp', slice(11, None), 1e6 + np.arange(389) / 5),
+            'stamp.npy: row 11 comes after',
+        ),
+        (lambda e: {'intent': e.intent.astype(np.int32)}, 'intent is (400,) int32'),
+        (lambda e: {'action': np.delete(e.action, 12, axis=0)}, 'wants'),
+    ],
+)
 def test_damage_is_named_by_file_and_row(dataset, twin_bag, harm, sentence):
     bag, *_ = twin_bag(400, name='second', seed=2)
     convert(bag, dataset, SPEC, append=True)
@@ -137,6 +149,7 @@ def test_damage_is_named_by_file_and_row(dataset, twin_bag, harm, sentence):
 
 def test_episodes_that_are_gone_are_missed(dataset, twin_bag):
     import shutil
+
     bag, *_ = twin_bag(300, name='second', seed=2)
     convert(bag, dataset, SPEC, append=True)
     shutil.rmtree(dataset / 'episodes' / '000001')

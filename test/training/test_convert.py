@@ -27,7 +27,7 @@ def test_frames_actions_and_labels_come_out_as_they_went_in(twin_bag, tmp_path):
     bag, states, actions, labels = twin_bag(100)
     totals = convert(bag, tmp_path / 'data', 'pusher')
     assert (totals['frames'], totals['valid'], totals['episodes']) == (100, 100, 1)
-    episode, = load_dataset(tmp_path / 'data', SPEC)
+    (episode,) = load_dataset(tmp_path / 'data', SPEC)
     np.testing.assert_array_equal(episode.intent, labels)
     np.testing.assert_allclose(episode.action, to_normalised(actions, SPEC.actions), atol=1e-6)
     np.testing.assert_allclose(episode.stamp, np.arange(100) / SPEC.rate_hz, atol=1e-9)
@@ -41,7 +41,7 @@ def test_frame_then_action_then_next_frame(twin_bag, tmp_path):
     """The convention, tested on the physics: action t carries frame t to frame t + 1."""
     bag, states, _, _ = twin_bag(60)
     convert(bag, tmp_path / 'data', SPEC)
-    episode, = load_dataset(tmp_path / 'data', SPEC)
+    (episode,) = load_dataset(tmp_path / 'data', SPEC)
     twin = PusherTwin(59)
     twin.reset(state=states[:-1])
     twin.step(to_si(episode.action[:-1], SPEC.actions))
@@ -66,7 +66,7 @@ def test_late_images_take_their_place_by_stamp(bag_maker, tmp_path):
         maker.image(step * PERIOD, frames[step], log=step * PERIOD + 50_000_000)
         maker.command(step * PERIOD, (0.1, 0.0))
     convert(maker.close(), tmp_path / 'data', SPEC)
-    episode, = load_dataset(tmp_path / 'data', SPEC)
+    (episode,) = load_dataset(tmp_path / 'data', SPEC)
     np.testing.assert_array_equal(episode.frames[:, 0, 0, 0], np.arange(40))
 
 
@@ -77,9 +77,10 @@ def test_a_fast_command_stream_is_averaged(bag_maker, tmp_path):
         for beat in range(10):
             maker.command(step * PERIOD + beat * PERIOD // 10, (0.04 * beat, -0.1))
     convert(maker.close(), tmp_path / 'data', SPEC)
-    episode, = load_dataset(tmp_path / 'data', SPEC)
-    np.testing.assert_allclose(to_si(episode.action, SPEC.actions),
-                               np.tile([0.18, -0.1], (20, 1)), atol=1e-6)
+    (episode,) = load_dataset(tmp_path / 'data', SPEC)
+    np.testing.assert_allclose(
+        to_si(episode.action, SPEC.actions), np.tile([0.18, -0.1], (20, 1)), atol=1e-6
+    )
 
 
 def test_long_play_is_cut_so_that_episodes_can_be_held_out(twin_bag, tmp_path):
@@ -153,8 +154,9 @@ def test_two_runs_in_one_bag_are_refused(bag_maker, tmp_path):
         convert(maker.close(), tmp_path / 'data', SPEC)
 
 
-@pytest.mark.parametrize(('missing', 'sentence'), [
-    ('image', "no topic 'image_raw'"), ('command', "no topic 'cmd'")])
+@pytest.mark.parametrize(
+    ('missing', 'sentence'), [('image', "no topic 'image_raw'"), ('command', "no topic 'cmd'")]
+)
 def test_a_missing_topic_is_named_with_what_there_is(bag_maker, tmp_path, missing, sentence):
     maker = bag_maker()
     maker.label(0, 1)
@@ -219,12 +221,19 @@ def test_compressed_pictures_of_a_big_camera(bag_maker, tmp_path):
     frame[:, 320:] = (250, 20, 40)
     data = cv2.imencode('.png', frame[..., ::-1])[1].ravel()
     for step in range(20):
-        maker.write('/image_raw', maker.make(
-            'sensor_msgs/msg/CompressedImage', header=maker.header(step * PERIOD + 1),
-            format='png', data=data), step * PERIOD)
+        maker.write(
+            '/image_raw',
+            maker.make(
+                'sensor_msgs/msg/CompressedImage',
+                header=maker.header(step * PERIOD + 1),
+                format='png',
+                data=data,
+            ),
+            step * PERIOD,
+        )
         maker.command(step * PERIOD + 1, (0.1, 0.0))
     convert(maker.close(), tmp_path / 'data', task)
-    episode, = load_dataset(tmp_path / 'data', task)
+    (episode,) = load_dataset(tmp_path / 'data', task)
     np.testing.assert_array_equal(episode.frames[3], to_observation(frame, task))
 
 
@@ -235,21 +244,38 @@ def test_a_whole_body_with_proprioception(bag_maker, tmp_path):
     targets = to_si(np.linspace(-0.9, 0.9, 22), task.actions)
     frame = np.zeros((480, 640, 3), np.uint8)
     for step in range(40):
-        stamp = 10 ** 9 + step * PERIOD // 2
+        stamp = 10**9 + step * PERIOD // 2
         maker.image(stamp, frame)
-        maker.write('/joint_states', maker.make(
-            'sensor_msgs/msg/JointState', header=maker.header(stamp), name=['other', *names],
-            position=np.append(99.0, np.arange(len(names)) + step / 100),
-            velocity=np.zeros(0), effort=np.zeros(0)), stamp)
+        maker.write(
+            '/joint_states',
+            maker.make(
+                'sensor_msgs/msg/JointState',
+                header=maker.header(stamp),
+                name=['other', *names],
+                position=np.append(99.0, np.arange(len(names)) + step / 100),
+                velocity=np.zeros(0),
+                effort=np.zeros(0),
+            ),
+            stamp,
+        )
         if step >= 5:
-            maker.write('/cmd', maker.make(
-                'dmo_ros/msg/BodyCommand', header=maker.header(stamp), task='grab_box',
-                upper_body=targets[:19], locomotion=targets[19:]), stamp)
+            maker.write(
+                '/cmd',
+                maker.make(
+                    'dmo_ros/msg/BodyCommand',
+                    header=maker.header(stamp),
+                    task='grab_box',
+                    upper_body=targets[:19],
+                    locomotion=targets[19:],
+                ),
+                stamp,
+            )
     convert(maker.close(), tmp_path / 'data', task)
-    episode, = load_dataset(tmp_path / 'data', task)
+    (episode,) = load_dataset(tmp_path / 'data', task)
     assert (~episode.valid).sum() == 5  # positions are unknown before the first command
-    np.testing.assert_allclose(episode.action[5:], np.tile(np.linspace(-0.9, 0.9, 22), (35, 1)),
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        episode.action[5:], np.tile(np.linspace(-0.9, 0.9, 22), (35, 1)), atol=1e-6
+    )
     np.testing.assert_allclose(episode.proprio[7], np.arange(len(names)) + 0.07, atol=1e-5)
 
 

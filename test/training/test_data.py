@@ -19,25 +19,36 @@ def episode(valid, number=0):
     frames = np.zeros((length, 32, 32, 3), np.uint8)
     frames[..., 0], frames[..., 1] = number, np.arange(length)[:, None, None]
     action = np.stack([np.full(length, number / 100), np.arange(length) / 1000], -1)
-    return Episode(frames=frames, action=action.astype(np.float32),
-                   intent=(np.arange(length) % 3).astype(np.uint8), valid=valid,
-                   stamp=np.arange(length) * SPEC.period,
-                   proprio=np.zeros((length, 0), np.float32), info={'task': SPEC.to_dict()})
+    return Episode(
+        frames=frames,
+        action=action.astype(np.float32),
+        intent=(np.arange(length) % 3).astype(np.uint8),
+        valid=valid,
+        stamp=np.arange(length) * SPEC.period,
+        proprio=np.zeros((length, 0), np.float32),
+        info={'task': SPEC.to_dict()},
+    )
 
 
 def starts_seen(segment):
     return {(int(row[0, 0, 0, 0]), int(row[0, 0, 0, 1])) for row in segment.frames}
 
 
-@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=4),
-       st.integers(1, 5))
+@given(
+    st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=4),
+    st.integers(1, 5),
+)
 @settings(max_examples=80, deadline=None)
 def test_segments_are_the_stretches_without_an_invalid_frame(valids, length):
     """Drawn are exactly the starts that a plain search finds, and frames in their order."""
     episodes = [episode(valid, number) for number, valid in enumerate(valids)]
     dataset = PlayDataset(episodes, holdout=0.1)
-    expected = {(number, t) for number, valid in enumerate(valids[:len(dataset.train)])
-                for t in range(len(valid) - length + 1) if all(valid[t:t + length])}
+    expected = {
+        (number, t)
+        for number, valid in enumerate(valids[: len(dataset.train)])
+        for t in range(len(valid) - length + 1)
+        if all(valid[t : t + length])
+    }
     rng = np.random.default_rng(0)
     if not expected:
         with pytest.raises(DataError, match=f'no stretch of {length} valid frames in'):

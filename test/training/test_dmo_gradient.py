@@ -92,9 +92,13 @@ class Contexts:
 def gradient(window, actor, gamma=0.97):
     zero = torch.zeros_like(window.reward)
     gain = objective(window.reward, zero, window.terminated, window.truncated, gamma)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(gain, list(actor.parameters()),
-                                                               allow_unused=True)
-                      if g is not None])
+    return torch.cat(
+        [
+            g.flatten()
+            for g in torch.autograd.grad(gain, list(actor.parameters()), allow_unused=True)
+            if g is not None
+        ]
+    )
 
 
 def plain_backprop(actor, gamma=0.97):
@@ -104,7 +108,7 @@ def plain_backprop(actor, gamma=0.97):
     for h in range(HORIZON):
         action, _ = actor.sample(features(state), generator)
         state = dynamics(state, action)
-        total = total + gamma ** h * reward(state)
+        total = total + gamma**h * reward(state)
     gain = total.mean() / HORIZON
     return torch.cat([g.flatten() for g in torch.autograd.grad(gain, list(actor.parameters()))])
 
@@ -148,7 +152,7 @@ def test_directional_derivative_agrees_with_finite_differences():
     def value(step):
         offset = 0
         for p, origin in zip(parameters, start):
-            part = direction[offset:offset + p.numel()].view_as(p)
+            part = direction[offset : offset + p.numel()].view_as(p)
             p.data = origin + step * part
             offset += p.numel()
         actors = Actors(World(), Local(), Contexts(), 1000)

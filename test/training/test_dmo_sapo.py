@@ -13,9 +13,18 @@ from dmo_training.world import Context, WorldStep
 import pytest
 import torch
 
-SMALL = DmoSapoConfig(actors=16, horizon=1, episode_length=1, epochs=60, alpha_init=0.01,
-                      target_entropy=-1.0, actor_hidden=(16,), critic_hidden=(16,),
-                      mini_epochs=1, mini_batch=8)
+SMALL = DmoSapoConfig(
+    actors=16,
+    horizon=1,
+    episode_length=1,
+    epochs=60,
+    alpha_init=0.01,
+    target_entropy=-1.0,
+    actor_hidden=(16,),
+    critic_hidden=(16,),
+    mini_epochs=1,
+    mini_batch=8,
+)
 
 
 class Bandit:
@@ -27,8 +36,11 @@ class Bandit:
         self.state = torch.zeros(self.batch, 1)
 
     def step(self, action):
-        return WorldStep(action.clone(), -(action[:, 0] - 0.6).square(),
-                         torch.ones(self.batch, dtype=torch.bool))
+        return WorldStep(
+            action.clone(),
+            -(action[:, 0] - 0.6).square(),
+            torch.ones(self.batch, dtype=torch.bool),
+        )
 
 
 class BanditModel:
@@ -56,8 +68,9 @@ class Zeros:
 
 
 def train(agent, actors, epochs, horizon=1):
-    return [agent.update(actors.rollout(agent.actor, horizon, agent.generator))
-            for _ in range(epochs)]
+    return [
+        agent.update(actors.rollout(agent.actor, horizon, agent.generator)) for _ in range(epochs)
+    ]
 
 
 def bandit(**changes):
@@ -74,8 +87,10 @@ def test_the_actor_climbs_the_reward():
 
 
 def test_a_large_temperature_raises_the_entropy():
-    quiet, loud = bandit(log_std_init=-2.0, alpha_init=0.001), bandit(log_std_init=-2.0,
-                                                                      alpha_init=5.0)
+    quiet, loud = (
+        bandit(log_std_init=-2.0, alpha_init=0.001),
+        bandit(log_std_init=-2.0, alpha_init=5.0),
+    )
     entropies = [train(*one, 40)[-1]['entropy'] for one in (quiet, loud)]
     assert entropies[1] > entropies[0] + 0.5
 
@@ -111,22 +126,26 @@ def test_lambda_return_recursion_equals_the_sum_form():
     reward, value = torch.randn(2, 9, 5, dtype=torch.float64)
     for gamma, lam in ((0.99, 0.95), (0.9, 0.0), (0.97, 1.0), (1.0, 0.5)):
         recursion = lambda_returns(reward, value, none, none, gamma, lam)
-        assert torch.allclose(recursion, lambda_returns_by_sum(reward, value, gamma, lam),
-                              rtol=0, atol=1e-12)
+        assert torch.allclose(
+            recursion, lambda_returns_by_sum(reward, value, gamma, lam), rtol=0, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize('cut', ['terminated', 'truncated'])
 def test_targets_do_not_look_beyond_an_episode_end(cut):
     torch.manual_seed(0)
     reward, value = torch.randn(2, 6, 1, dtype=torch.float64)
-    ends = {'terminated': torch.zeros(6, 1, dtype=torch.bool),
-            'truncated': torch.zeros(6, 1, dtype=torch.bool)}
+    ends = {
+        'terminated': torch.zeros(6, 1, dtype=torch.bool),
+        'truncated': torch.zeros(6, 1, dtype=torch.bool),
+    }
     ends[cut][2] = True
     targets = lambda_returns(reward, value, **ends, gamma=0.9, lam=0.95)
     last = reward[2] + (0.9 * value[2] if cut == 'truncated' else 0.0)
     assert torch.allclose(targets[2], last)
-    changed = lambda_returns(torch.cat([reward[:3], reward[3:] + 9]), value, **ends,
-                             gamma=0.9, lam=0.95)
+    changed = lambda_returns(
+        torch.cat([reward[:3], reward[3:] + 9]), value, **ends, gamma=0.9, lam=0.95
+    )
     assert torch.equal(changed[:3], targets[:3])
     assert not torch.equal(changed[3:], targets[3:])
 
@@ -136,8 +155,8 @@ def test_objective_bootstraps_where_truncated_and_not_where_terminated():
     ends = torch.zeros(shape, dtype=torch.bool)
     ends[0] = True
     none = torch.zeros(shape, dtype=torch.bool)
-    reward, value = torch.tensor([[1.], [10.], [100.]]), torch.tensor([[3.], [5.], [7.]])
-    rest = 10 + 0.5 * 100 + 0.25 * 7        # the new segment's discount starts at 1 again
+    reward, value = torch.tensor([[1.0], [10.0], [100.0]]), torch.tensor([[3.0], [5.0], [7.0]])
+    rest = 10 + 0.5 * 100 + 0.25 * 7  # the new segment's discount starts at 1 again
     truncated = objective(reward, value, none, ends, 0.5)
     terminated = objective(reward, value, ends, none, 0.5)
     assert truncated.item() == pytest.approx((1 + 0.5 * 3 + rest) / 3)
@@ -169,14 +188,14 @@ def test_bootstrap_is_the_value_of_the_latent_after_the_step():
         def features(self, latent):
             return latent
 
-    window = Actors(Count(), CountModel(), Zeros(), 4).rollout(
-        DmoSapo(1, 1, SMALL).actor, 4)
+    window = Actors(Count(), CountModel(), Zeros(), 4).rollout(DmoSapo(1, 1, SMALL).actor, 4)
     assert window.features[:, 0, 0].tolist() == [0, 1, 2, 3]
     # The last latent is the episode's own end, not the start of the next one.
     assert window.next_features[:, 0, 0].tolist() == [1, 2, 3, 4]
     assert window.truncated[:, 0].tolist() == [False, False, False, True]
-    targets = critic_targets(window.reward, window.next_features[..., 0], window.terminated,
-                             window.truncated, 0.5, 0.0)
+    targets = critic_targets(
+        window.reward, window.next_features[..., 0], window.terminated, window.truncated, 0.5, 0.0
+    )
     assert targets[:, 0].tolist() == [0.5, 1.0, 1.5, 2.0]
 
 
@@ -191,8 +210,11 @@ def test_resumed_training_is_bit_exact():
     resumed.load_state_dict(actors.state_dict())
     resumed.world.reset(None)
     train(second, resumed, 5)
-    for mine, theirs in ((whole.actor, second.actor), (whole.critics, second.critics),
-                         (whole.temperature, second.temperature)):
+    for mine, theirs in (
+        (whole.actor, second.actor),
+        (whole.critics, second.critics),
+        (whole.temperature, second.temperature),
+    ):
         for a, b in zip(mine.parameters(), theirs.parameters()):
             assert torch.equal(a, b)
     assert second.epoch == 10

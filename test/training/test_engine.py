@@ -23,11 +23,17 @@ DTYPES = ('float32', 'float64', 'float16', 'int64', 'int32', 'int16', 'int8', 'u
 def same(left, right):
     """Equal in structure, type, shape, dtype and every bit, NaN included."""
     if isinstance(left, torch.Tensor):
-        return (isinstance(right, torch.Tensor) and left.dtype == right.dtype
-                and same(left.numpy(), right.numpy()))
+        return (
+            isinstance(right, torch.Tensor)
+            and left.dtype == right.dtype
+            and same(left.numpy(), right.numpy())
+        )
     if isinstance(left, np.ndarray):
-        return (left.dtype == right.dtype and left.shape == right.shape
-                and left.tobytes() == right.tobytes())
+        return (
+            left.dtype == right.dtype
+            and left.shape == right.shape
+            and left.tobytes() == right.tobytes()
+        )
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):
@@ -38,16 +44,32 @@ def same(left, right):
 
 
 def array_strategy():
-    return st.sampled_from(DTYPES).flatmap(lambda dtype: arrays.arrays(
-        dtype, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)))
+    return st.sampled_from(DTYPES).flatmap(
+        lambda dtype: arrays.arrays(
+            dtype, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)
+        )
+    )
 
 
-LEAVES = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-          | array_strategy() | array_strategy().map(lambda array: torch.from_numpy(array.copy())))
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | array_strategy()
+    | array_strategy().map(lambda array: torch.from_numpy(array.copy()))
+)
 KEYS = st.sampled_from(['a', 'b', 'a.b', '0', '', '@tensor']) | st.integers()
-TREES = st.recursive(LEAVES, lambda inner: (
-    st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(KEYS, inner, max_size=3)), max_leaves=8)
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(KEYS, inner, max_size=3)
+    ),
+    max_leaves=8,
+)
 
 
 @given(TREES)
@@ -83,15 +105,21 @@ def test_a_checkpoint_is_a_copy_of_its_moment(tmp_path):
 
 def test_optimisers_and_generators_go_on_as_if_nothing_had_been(tmp_path):
     """Two Adam steps with noise between them, with and without a stop."""
+
     def run(stop):
         generator = engine.seed_everything(3)
         layer = torch.nn.Linear(2, 2)
         optimiser = torch.optim.Adam(layer.parameters(), 0.1)
         for step in range(4):
             if step == 2 and stop:
-                save_checkpoint(tmp_path / 'x.safetensors', {
-                    'layer': layer.state_dict(), 'optimiser': optimiser.state_dict(),
-                    'rng': engine.rng_state(generator)})
+                save_checkpoint(
+                    tmp_path / 'x.safetensors',
+                    {
+                        'layer': layer.state_dict(),
+                        'optimiser': optimiser.state_dict(),
+                        'rng': engine.rng_state(generator),
+                    },
+                )
                 generator = engine.seed_everything(99)
                 layer = torch.nn.Linear(2, 2)
                 optimiser = torch.optim.Adam(layer.parameters(), 0.7)
@@ -104,16 +132,20 @@ def test_optimisers_and_generators_go_on_as_if_nothing_had_been(tmp_path):
             layer(noise).square().sum().backward()
             optimiser.step()
         return layer.weight.detach()
+
     assert torch.equal(run(stop=False), run(stop=True))
 
 
-@pytest.mark.parametrize(('state', 'words'), [
-    ({'model': {'path': Path('x')}}, r'\.model\.path is a PosixPath'),
-    ({'seen': {1, 2}}, r'\.seen is a set'),
-    ({'places': {(1, 2): 3}}, r'\.places has the key \(1, 2\)'),
-    ({'names': np.array(['a'])}, r'\.names is an array of <U1'),
-    ({'swapped': np.zeros(2, '>f4')}, r'\.swapped is an array of >f4'),
-])
+@pytest.mark.parametrize(
+    ('state', 'words'),
+    [
+        ({'model': {'path': Path('x')}}, r'\.model\.path is a PosixPath'),
+        ({'seen': {1, 2}}, r'\.seen is a set'),
+        ({'places': {(1, 2): 3}}, r'\.places has the key \(1, 2\)'),
+        ({'names': np.array(['a'])}, r'\.names is an array of <U1'),
+        ({'swapped': np.zeros(2, '>f4')}, r'\.swapped is an array of >f4'),
+    ],
+)
 def test_what_cannot_be_stored_is_named(tmp_path, state, words):
     with pytest.raises(CheckpointError, match=words):
         save_checkpoint(tmp_path / 'x.safetensors', state)
@@ -145,8 +177,13 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     """SIGKILL hits it 30 times; every time the file is whole and not older than before."""
     path, seen, rng = tmp_path / 'x.safetensors', [0], np.random.default_rng(0)
     save_checkpoint(path, {'number': 0, 'weight': torch.zeros(400_000)})
-    with subprocess.Popen([sys.executable, '-c', SUPERVISOR, str(path)], text=True, bufsize=1,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as supervisor:
+    with subprocess.Popen(
+        [sys.executable, '-c', SUPERVISOR, str(path)],
+        text=True,
+        bufsize=1,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as supervisor:
         for _ in range(30):
             supervisor.stdin.write(f'{seen[-1]} {rng.uniform(0.005, 0.06)}\n')
             assert supervisor.stdout.readline() == 'killed\n'
@@ -162,8 +199,16 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
 @pytest.fixture(name='checkpoint')
 def fixture_checkpoint(tmp_path):
     path = tmp_path / 'model.safetensors'
-    save_checkpoint(path, {'stage': 'reward', 'task': get_task('pusher').to_dict(), 'step': 7,
-                           'config': {'seed': 1}, 'weight': torch.arange(100.0)})
+    save_checkpoint(
+        path,
+        {
+            'stage': 'reward',
+            'task': get_task('pusher').to_dict(),
+            'step': 7,
+            'config': {'seed': 1},
+            'weight': torch.arange(100.0),
+        },
+    )
     return path
 
 
@@ -172,6 +217,7 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoint(checkpoint, monkeypatch)
 
     def full(_):
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(engine.os, 'fsync', full)
     with pytest.raises(OSError, match='No space left'):
         save_checkpoint(checkpoint, {'weight': torch.zeros(5)})
@@ -209,12 +255,20 @@ def test_a_flipped_bit_is_refused_wherever_it_is(checkpoint):
 
 def test_files_of_others_are_refused(tmp_path):
     from safetensors.torch import save_file
+
     path = tmp_path / 'x.safetensors'
     save_file({'weight': torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match='no checkpoint of dmo_ros'):
         load_checkpoint(path)
-    for text in ('[1, 2]', '{"@dict": 3}', '{"@tensor": "x"}', '{"a": 1, "b": 2}', '{"@x": [1]}',
-                 'null', 'nonsense'):
+    for text in (
+        '[1, 2]',
+        '{"@dict": 3}',
+        '{"@tensor": "x"}',
+        '{"a": 1, "b": 2}',
+        '{"@x": [1]}',
+        'null',
+        'nonsense',
+    ):
         save_file({'weight': torch.zeros(3)}, path, {'dmo_ros': text})
         with pytest.raises(CheckpointError, match='damaged'):
             load_checkpoint(path)
@@ -247,13 +301,16 @@ class Config:
 
 def test_another_configuration_is_refused_by_the_field_that_differs(tmp_path):
     spec, path, config = get_task('pusher'), tmp_path / 'x.safetensors', Config(tmp_path)
-    save_checkpoint(path, {'stage': 'x', 'task': spec.to_dict(),
-                           'config': engine.plain_config(config)})
+    save_checkpoint(
+        path, {'stage': 'x', 'task': spec.to_dict(), 'config': engine.plain_config(config)}
+    )
     assert engine.load_to_resume(path, 'x', config, spec)['stage'] == 'x'
     moved = replace(config, out=tmp_path / 'elsewhere', threads=4)
     assert engine.load_to_resume(path, 'x', moved, spec)['stage'] == 'x'
-    for other, words in ((replace(config, seed=1), 'seed: 1 here, 0 there'),
-                         (replace(config, inner=Inner(4)), r'inner\.width: 4 here, 3 there')):
+    for other, words in (
+        (replace(config, seed=1), 'seed: 1 here, 0 there'),
+        (replace(config, inner=Inner(4)), r'inner\.width: 4 here, 3 there'),
+    ):
         with pytest.raises(CheckpointError, match=words):
             engine.load_to_resume(path, 'x', other, spec)
 
@@ -262,6 +319,7 @@ def test_a_resumed_log_forgets_the_steps_that_are_taken_again(tmp_path):
     def steps():
         lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
         return [json.loads(line)['step'] for line in lines]
+
     log = engine.RunLog(tmp_path, Config(tmp_path))
     for step in (1, 2, 3, 4):
         log.write(step, {'loss': torch.tensor(1.0)})
@@ -287,4 +345,5 @@ def test_settings_are_stored_as_plain_json(tmp_path):
 def test_seeds_differ_and_repeat():
     def draw(seed):
         return float(engine.seed_everything(seed).random()), float(torch.rand(()))
+
     assert draw(1) == draw(1) != draw(2)

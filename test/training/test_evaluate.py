@@ -57,8 +57,10 @@ def test_onnx_and_torch_play_the_same_episodes(tmp_path):
     pytest.importorskip('onnxscript')
     module, path = cnn(), tmp_path / 'policy.onnx'
     export(module, SPEC, path, parity_steps=10)
-    results = [evaluate.evaluate_batched(policy, episodes=20)
-               for policy in (module, path, str(path), Policy.load(path, SPEC))]
+    results = [
+        evaluate.evaluate_batched(policy, episodes=20)
+        for policy in (module, path, str(path), Policy.load(path, SPEC))
+    ]
     for result in results:
         assert result.pop('policy') and result.pop('seconds') >= 0
     assert results[1] == results[2] == results[3]
@@ -75,6 +77,7 @@ def test_a_policy_that_copies_the_operator_is_scored_as_the_operator(monkeypatch
             from dmo_ros.core.actions import to_normalised
             from dmo_ros.twins.pusher import locate
             from dmo_ros.twins.pusher_operator import PusherOperator
+
             state = locate(image[:, 0].numpy())
             action, _ = PusherOperator(len(state), skill='expert').act(state)
             return (torch.from_numpy(to_normalised(action, SPEC.driven).astype(np.float32)),)
@@ -86,8 +89,12 @@ def test_a_policy_that_copies_the_operator_is_scored_as_the_operator(monkeypatch
 def test_a_figure_without_successes_is_none_not_nan():
     still = np.tile(np.array([0.1, 0.1, 0.9, 0.9]), (4, 65, 1))
     result = evaluate.summarise(SPEC, still)
-    assert result['strict'] == {'successes': 0, 'rate': 0.0, 'low': 0.0,
-                                'high': pytest.approx(0.4899, abs=1e-4)}
+    assert result['strict'] == {
+        'successes': 0,
+        'rate': 0.0,
+        'low': 0.0,
+        'high': pytest.approx(0.4899, abs=1e-4),
+    }
     assert result['steps'] == {'n': 0, 'mean': None, 'std': None}
     assert '| 0% [0%, 49%] |' in evaluate.table([{'policy': 'x', 'how': 'y', **result}])
 
@@ -149,8 +156,12 @@ def test_ppo_is_exported_as_it_acts(tmp_path):
 
     torch.manual_seed(0)
     policy = ActorCriticCnnPolicy(
-        spaces.Box(0, 255, (12, 32, 32), np.uint8), spaces.Box(-1, 1, (2,), np.float32),
-        lambda _: 1e-3, net_arch=[16], features_extractor_class=Small)
+        spaces.Box(0, 255, (12, 32, 32), np.uint8),
+        spaces.Box(-1, 1, (2,), np.float32),
+        lambda _: 1e-3,
+        net_arch=[16],
+        features_extractor_class=Small,
+    )
     path = tmp_path / 'ppo.onnx'
     export(StackPolicy(PpoNetwork(policy), 4), SPEC, path, parity_steps=10)
     loop = Policy.load(path, SPEC).loop(8)
@@ -167,9 +178,14 @@ def test_the_command_line_prints_a_table_or_json(capsys):
     assert json.loads(capsys.readouterr().out)['episodes'] == 5
 
 
-@pytest.mark.parametrize('words,match', [
-    (['nowhere.onnx'], 'nowhere.onnx'), (['expert', '--task', 'fly'], 'fly'),
-    (['nowhere.onnx', '--graph'], 'dmo export')])
+@pytest.mark.parametrize(
+    'words,match',
+    [
+        (['nowhere.onnx'], 'nowhere.onnx'),
+        (['expert', '--task', 'fly'], 'fly'),
+        (['nowhere.onnx', '--graph'], 'dmo export'),
+    ],
+)
 def test_a_wrong_argument_is_a_sentence(capsys, words, match):
     assert evaluate.main(words) == 2
     assert match in capsys.readouterr().err

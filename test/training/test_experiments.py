@@ -57,11 +57,21 @@ def test_the_replay_knows_where_each_transition_began():
 
 @pytest.mark.parametrize('own', [False, True])
 def test_the_pendulum_trains_a_little(own, monkeypatch):
-    monkeypatch.setattr(pendulum_biased, 'DMO', DmoSapoConfig(
-        actors=4, horizon=4, episode_length=8, actor_hidden=(8,), critic_hidden=(8,),
-        mini_epochs=1))
-    tiny = StateTraining(samples=128 + 64, evaluate_every=32, pretrain_updates=2,
-                         model_updates=1, model_batch=8)
+    monkeypatch.setattr(
+        pendulum_biased,
+        'DMO',
+        DmoSapoConfig(
+            actors=4,
+            horizon=4,
+            episode_length=8,
+            actor_hidden=(8,),
+            critic_hidden=(8,),
+            mini_epochs=1,
+        ),
+    )
+    tiny = StateTraining(
+        samples=128 + 64, evaluate_every=32, pretrain_updates=2, model_updates=1, model_batch=8
+    )
     curve = pendulum_biased.dmo(0, tiny, own=own)
     assert [point['samples'] for point in curve] == [160, 192]
     again = pendulum_biased.dmo(0, tiny, own=own)
@@ -73,8 +83,11 @@ def test_resumed_actors_carry_on_in_the_middle_of_their_episodes():
         torch.manual_seed(0)
         world, starts = pendulum_biased.Pendulum(4), pendulum_biased.Starts(0)
         model = StateModel(pendulum_biased.features, 2, 1, hidden=(8,))
-        agent = DmoSapo(model.width, 1, DmoSapoConfig(
-            epochs=10, actor_hidden=(8,), critic_hidden=(8,), mini_epochs=1))
+        agent = DmoSapo(
+            model.width,
+            1,
+            DmoSapoConfig(epochs=10, actor_hidden=(8,), critic_hidden=(8,), mini_epochs=1),
+        )
         return agent, Actors(world, model, starts, 6)
 
     def advance(agent, actors):
@@ -83,8 +96,14 @@ def test_resumed_actors_carry_on_in_the_middle_of_their_episodes():
 
     whole, actors = fresh()
     advance(whole, actors)
-    kept = copy.deepcopy((whole.state_dict(), actors.state_dict(), actors.world.state,
-                          actors.contexts.generator.get_state()))
+    kept = copy.deepcopy(
+        (
+            whole.state_dict(),
+            actors.state_dict(),
+            actors.world.state,
+            actors.contexts.generator.get_state(),
+        )
+    )
     advance(whole, actors)
     resumed, again = fresh()
     resumed.load_state_dict(kept[0])
@@ -92,8 +111,10 @@ def test_resumed_actors_carry_on_in_the_middle_of_their_episodes():
     again.world.state = kept[2]
     again.contexts.generator.set_state(kept[3])
     advance(resumed, again)
-    for a, b in zip([*whole.actor.parameters(), *whole.critics.parameters()],
-                    [*resumed.actor.parameters(), *resumed.critics.parameters()]):
+    for a, b in zip(
+        [*whole.actor.parameters(), *whole.critics.parameters()],
+        [*resumed.actor.parameters(), *resumed.critics.parameters()],
+    ):
         assert torch.equal(a, b)
     assert torch.equal(actors.latent, again.latent) and torch.equal(actors.elapsed, again.elapsed)
 
@@ -120,8 +141,10 @@ def test_routes_through_the_rssm_have_equal_values():
     model = rssm_grad.VectorRssm(recurrent=8, groups=2, classes=4).requires_grad_(False)
     _, seen, action, _ = rssm_grad.random_play(6, 0)
     latent = model.begin(rssm_grad.Context(seen[:, :4], action[:, :3]))
-    values = [rssm_grad.route_gradient(model, latent, seen[:, 4:8], action[:, 3:7], route, 5)[1]
-              for route in rssm_grad.ROUTES]
+    values = [
+        rssm_grad.route_gradient(model, latent, seen[:, 4:8], action[:, 3:7], route, 5)[1]
+        for route in rssm_grad.ROUTES
+    ]
     assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
 
 

@@ -41,15 +41,18 @@ class GruPolicy(nn.Module):
 
 def rssm_policy():
     torch.manual_seed(2)
-    rssm = Rssm(RssmConfig(frame_size=32, recurrent=32, groups=8, classes=8, units=32,
-                           multiplier=4))
+    rssm = Rssm(
+        RssmConfig(frame_size=32, recurrent=32, groups=8, classes=8, units=32, multiplier=4)
+    )
     return RssmPolicy(rssm, Actor(rssm.features_width, 2, (32, 16)))
 
 
 def cnn_policy():
     torch.manual_seed(3)
-    return StackPolicy(nn.Sequential(nn.Conv2d(12, 4, 8, 8), nn.ReLU(), nn.Flatten(),
-                                     nn.Linear(64, 2)), SPEC.frame_stack)
+    return StackPolicy(
+        nn.Sequential(nn.Conv2d(12, 4, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)),
+        SPEC.frame_stack,
+    )
 
 
 def gru_policy():
@@ -60,6 +63,7 @@ def gru_policy():
 def play(count, seed=0):
     """Frames of the twin with a tool that wanders."""
     from dmo_ros.twins.pusher import PusherTwin
+
     rng, twin = np.random.default_rng(seed), PusherTwin(1, seed)
     frames = []
     for _ in range(count):
@@ -68,8 +72,9 @@ def play(count, seed=0):
     return np.stack(frames)
 
 
-@pytest.fixture(scope='module', params=[gru_policy, rssm_policy, cnn_policy],
-                ids=['gru', 'rssm', 'cnn'])
+@pytest.fixture(
+    scope='module', params=[gru_policy, rssm_policy, cnn_policy], ids=['gru', 'rssm', 'cnn']
+)
 def exported(request, tmp_path_factory):
     module, out = request.param(), tmp_path_factory.mktemp('export') / 'policy.onnx'
     report = export(module, SPEC, out, provenance={'run': 'here'}, frames=play(30))
@@ -135,8 +140,11 @@ def test_a_first_frame_forgets_whatever_the_states_were():
         first, previous = torch.ones(1, 1), torch.rand(1, 2)
         zeros = [torch.zeros(1, *shape) for shape in module.state_shapes.values()]
         other = [torch.rand(1, *shape) for shape in module.state_shapes.values()]
-        for a, b in zip(module(frame, torch.zeros(1, 2), first, *zeros),
-                        module(frame, previous, first, *other), strict=True):
+        for a, b in zip(
+            module(frame, torch.zeros(1, 2), first, *zeros),
+            module(frame, previous, first, *other),
+            strict=True,
+        ):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
@@ -146,6 +154,7 @@ def test_the_deployed_rssm_is_the_trained_one():
     frames, loop = play(12), torch_loop(module, SPEC)
     actions = torch.from_numpy(np.stack([loop.step(frame[None])[0] for frame in frames]))
     from dmo_training.models.rssm import Latent, mode
+
     latent = rssm.initial(1)
     before = torch.zeros(1, 2)
     with torch.no_grad():
@@ -161,8 +170,14 @@ def test_the_deployed_part_leaves_the_rest_behind(exported):
     if not isinstance(module, RssmPolicy):
         pytest.skip('only the RSSM has a rest')
     names = ('encoder', 'inputs', 'cell', 'cell_norm', 'posterior_net')
-    used = sum(p.numel() for part in (*(getattr(module.rssm, n) for n in names), module.actor)
-               for p in part.parameters()) * 4
+    used = (
+        sum(
+            p.numel()
+            for part in (*(getattr(module.rssm, n) for n in names), module.actor)
+            for p in part.parameters()
+        )
+        * 4
+    )
     contract = len(unseal(report.path.read_bytes()).contract)
     assert report.bytes < used + contract + 30_000
 
@@ -202,9 +217,14 @@ def test_parity_names_the_first_step_that_differs(exported):
         parity(other, Policy.load(report.path, SPEC), play(5))
 
 
-@pytest.mark.parametrize('frames', [np.zeros((5, 64, 64, 3), np.uint8),
-                                    np.zeros((0, 32, 32, 3), np.uint8),
-                                    np.zeros((5, 32, 32, 3), np.float32)])
+@pytest.mark.parametrize(
+    'frames',
+    [
+        np.zeros((5, 64, 64, 3), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+        np.zeros((5, 32, 32, 3), np.float32),
+    ],
+)
 def test_golden_frames_of_another_shape_are_refused(tmp_path, frames):
     with pytest.raises(ExportError, match='golden frames'):
         export(cnn_policy(), SPEC, tmp_path / 'policy.onnx', frames=frames)
@@ -228,6 +248,7 @@ def test_the_larger_task_keeps_its_names(tmp_path):
 def test_a_signed_export(tmp_path):
     pytest.importorskip('cryptography')
     from dmo_ros.core.signature import SigningKey
+
     key = SigningKey.generate(tmp_path / 'key')
     report = export(cnn_policy(), SPEC, tmp_path / 'policy.onnx', key=key, parity_steps=10)
     assert Policy.load(report.path, SPEC, trusted_keys=[key.public]).trust.endswith('trusted')
@@ -240,22 +261,35 @@ def run(tmp_path):
     """A run folder as the policy stage leaves it, and the policy in it."""
     from dmo_training import engine
     from dmo_training.rl.agent import DmoSapo, DmoSapoConfig
+
     torch.manual_seed(8)
-    rssm = Rssm(RssmConfig(frame_size=32, recurrent=16, groups=4, classes=4, units=16,
-                           multiplier=2))
+    rssm = Rssm(
+        RssmConfig(frame_size=32, recurrent=16, groups=4, classes=4, units=16, multiplier=2)
+    )
     config = DmoSapoConfig(actors=2, actor_hidden=(16,), critic_hidden=(16,))
     agent = DmoSapo(rssm.features_width, 2, config)
-    engine.save_checkpoint(tmp_path / 'policy.safetensors', {
-        'stage': 'policy', 'task': SPEC.to_dict(), 'epoch': 7,
-        'config': {'agent': engine.plain_config(config), 'seed': 3, 'forward': 'global',
-                   'data': 'some/play'},
-        'local': engine.plain_config(rssm.config),
-        'training': {'trainer': {'model': rssm.state_dict()}, 'agent': agent.state_dict()}})
+    engine.save_checkpoint(
+        tmp_path / 'policy.safetensors',
+        {
+            'stage': 'policy',
+            'task': SPEC.to_dict(),
+            'epoch': 7,
+            'config': {
+                'agent': engine.plain_config(config),
+                'seed': 3,
+                'forward': 'global',
+                'data': 'some/play',
+            },
+            'local': engine.plain_config(rssm.config),
+            'training': {'trainer': {'model': rssm.state_dict()}, 'agent': agent.state_dict()},
+        },
+    )
     return tmp_path, RssmPolicy(rssm, agent.actor)
 
 
 def test_a_run_is_exported_from_the_command_line(run, capsys):
     from dmo_training.export import main
+
     folder, module = run
     out = folder / 'policy.onnx'
     assert main([str(folder), '-o', str(out), '--json']) == 0
@@ -269,15 +303,20 @@ def test_a_run_is_exported_from_the_command_line(run, capsys):
         np.testing.assert_allclose(policy.step(frame), loop.step(frame[None])[0], atol=1e-5)
 
 
-@pytest.mark.parametrize('damage,match', [
-    (lambda path: path.unlink(), 'no checkpoint'),
-    (lambda path: path.write_bytes(path.read_bytes()[:-9]), 'damaged'),
-    (lambda path: path.write_bytes(b'x' * 99), 'damaged|no checkpoint')],
-    ids=['missing', 'cut', 'other'])
+@pytest.mark.parametrize(
+    'damage,match',
+    [
+        (lambda path: path.unlink(), 'no checkpoint'),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), 'damaged'),
+        (lambda path: path.write_bytes(b'x' * 99), 'damaged|no checkpoint'),
+    ],
+    ids=['missing', 'cut', 'other'],
+)
 def test_what_is_no_checkpoint_is_a_sentence(run, capsys, damage, match):
     import re
 
     from dmo_training.export import main
+
     damage(run[0] / 'policy.safetensors')
     assert main([str(run[0]), '-o', str(run[0] / 'policy.onnx')]) == 2
     assert re.search(match, capsys.readouterr().err)
@@ -286,6 +325,7 @@ def test_what_is_no_checkpoint_is_a_sentence(run, capsys, damage, match):
 def test_a_checkpoint_of_another_stage_is_refused(tmp_path):
     from dmo_training import engine
     from dmo_training.deploy import load_policy
+
     engine.save_checkpoint(tmp_path / 'local.safetensors', {'stage': 'local'})
     with pytest.raises(engine.CheckpointError, match='dmo train policy'):
         load_policy(tmp_path / 'local.safetensors')
@@ -294,12 +334,18 @@ def test_a_checkpoint_of_another_stage_is_refused(tmp_path):
 def test_golden_frames_are_those_of_the_play(tmp_path):
     from dmo_ros.core.episode import Episode, write_meta
     from dmo_training.deploy import golden_frames
+
     frames = play(30)
     for number, part in enumerate((frames[:12], frames[12:])):
         length = len(part)
-        Episode(frames=part, action=np.zeros((length, 2), np.float32),
-                intent=np.zeros(length, np.uint8), valid=np.ones(length, bool),
-                stamp=np.arange(length) / SPEC.rate_hz, proprio=np.zeros((length, 0), np.float32),
-                info={'task': SPEC.to_dict()}).save(tmp_path / 'episodes' / f'{number:06d}')
+        Episode(
+            frames=part,
+            action=np.zeros((length, 2), np.float32),
+            intent=np.zeros(length, np.uint8),
+            valid=np.ones(length, bool),
+            stamp=np.arange(length) / SPEC.rate_hz,
+            proprio=np.zeros((length, 0), np.float32),
+            info={'task': SPEC.to_dict()},
+        ).save(tmp_path / 'episodes' / f'{number:06d}')
     write_meta(tmp_path, SPEC)
     np.testing.assert_array_equal(golden_frames(tmp_path, SPEC, 20), frames[:20])

@@ -5,11 +5,20 @@ from dmo_training import train_global, train_local, train_policy, train_ppo, tra
 from dmo_training.presets import preset, PRESETS, STAGES
 import pytest
 
-CONFIGS = {'global': train_global.Config, 'reward': train_reward.Config,
-           'local': train_local.Config, 'policy': train_policy.Config,
-           'ppo': train_ppo.Config}
-PATHS = {'global': (), 'reward': (), 'local': ('reward',),
-         'policy': ('global_model', 'reward', 'local_model'), 'ppo': ('global_model', 'reward')}
+CONFIGS = {
+    'global': train_global.Config,
+    'reward': train_reward.Config,
+    'local': train_local.Config,
+    'policy': train_policy.Config,
+    'ppo': train_ppo.Config,
+}
+PATHS = {
+    'global': (),
+    'reward': (),
+    'local': ('reward',),
+    'policy': ('global_model', 'reward', 'local_model'),
+    'ppo': ('global_model', 'reward'),
+}
 
 
 def build(stage, name, folder):
@@ -37,10 +46,18 @@ def test_the_demos_models_fit_each_other_and_the_task(tmp_path):
     assert policy.agent.episode_length >= policy.agent.horizon
 
 
-@pytest.mark.parametrize(('stage', 'name', 'words'), [
-    ('local', 'nano', "stage 'local' has no preset 'nano'; choose one of demo, paper"),
-    ('global', 'nano', "stage 'global' has no preset 'nano'; choose one of demo, .*paper_text"),
-    ('world', 'demo', 'choose one of global, reward, local, policy')])
+@pytest.mark.parametrize(
+    ('stage', 'name', 'words'),
+    [
+        ('local', 'nano', "stage 'local' has no preset 'nano'; choose one of demo, paper"),
+        (
+            'global',
+            'nano',
+            "stage 'global' has no preset 'nano'; choose one of demo, .*paper_text",
+        ),
+        ('world', 'demo', 'choose one of global, reward, local, policy'),
+    ],
+)
 def test_an_unknown_preset_lists_the_known_ones(stage, name, words):
     with pytest.raises(ValueError, match=words):
         preset(stage, name)

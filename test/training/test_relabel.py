@@ -14,9 +14,15 @@ INTENT = np.array([0, 0, 0, 1, 1, 1, 2, 2, 0, 0], dtype=np.uint8)
 def dataset(tmp_path):
     folder = tmp_path / 'data'
     frames = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
-    Episode(frames, np.zeros((10, 2), np.float32), INTENT, np.ones(10, bool), np.arange(10) / 5,
-            np.zeros((10, 0), np.float32), {'task': SPEC.to_dict()}
-            ).save(folder / 'episodes' / '000000')
+    Episode(
+        frames,
+        np.zeros((10, 2), np.float32),
+        INTENT,
+        np.ones(10, bool),
+        np.arange(10) / 5,
+        np.zeros((10, 0), np.float32),
+        {'task': SPEC.to_dict()},
+    ).save(folder / 'episodes' / '000000')
     write_meta(folder, SPEC, totals={'frames': 10, 'labelled': 5, 'milestones': 2, 'valid': 10})
     return folder
 
@@ -48,9 +54,12 @@ def test_a_relabelled_dataset_shares_the_frames_and_leaves_the_old_one(dataset, 
     assert fresh.intent.tolist() == [0, 0, 1, 1, 1, 2, 2, 0, 0, 0]
     assert facts['changed'] == 3 and facts['ignored'] == 6 == 10 - fresh.valid.sum()
     assert read_meta(tmp_path / 'new', SPEC)['relabel'] == [
-        {'from': 'data', 'shift': 1, 'reach': 0, 'ignore': 1}]
-    inode = [(folder / 'episodes/000000/frames.npy').stat().st_ino
-             for folder in (dataset, tmp_path / 'new')]
+        {'from': 'data', 'shift': 1, 'reach': 0, 'ignore': 1}
+    ]
+    inode = [
+        (folder / 'episodes/000000/frames.npy').stat().st_ino
+        for folder in (dataset, tmp_path / 'new')
+    ]
     assert inode[0] == inode[1]
 
 

@@ -18,10 +18,10 @@ class Lists:
         self.slots, self.steps = slots, []
 
     def add(self, number, first):
-        self.steps = [*self.steps, (number, first)][-self.slots:]
+        self.steps = [*self.steps, (number, first)][-self.slots :]
 
     def segments(self, length):
-        return {tuple(self.steps[i:i + length]) for i in range(len(self.steps) - length + 1)}
+        return {tuple(self.steps[i : i + length]) for i in range(len(self.steps) - length + 1)}
 
 
 def write(replay, number, first=False):
@@ -29,8 +29,9 @@ def write(replay, number, first=False):
     actors = replay.actors
     frames = torch.full((actors, SIZE, SIZE, 3), number % 256, dtype=torch.uint8)
     reward = 10_000.0 * torch.arange(actors) + number
-    replay.add(frames, torch.full((actors, ACTIONS), number / 100), reward,
-               torch.full((actors,), first))
+    replay.add(
+        frames, torch.full((actors, ACTIONS), number / 100), reward, torch.full((actors,), first)
+    )
 
 
 def draw(replay, length, batch=64, seed=0):
@@ -120,7 +121,7 @@ def test_a_ring_on_disk_forgets_what_was_written_over(tmp_path_factory, before, 
     for number in range(before, before + after):
         write(resumed, number, number % 4 == 0)
     kept = max(0, min(before, 7) - max(0, lost - (7 - min(before, 7))))
-    numbers = range(before + after)[-min(7, kept + after):] if kept + after else range(0)
+    numbers = range(before + after)[-min(7, kept + after) :] if kept + after else range(0)
     assert resumed.filled == len(numbers)
     if len(numbers) >= 2:
         expected = {((a, a % 4 == 0), (a + 1, (a + 1) % 4 == 0)) for a in numbers[:-1]}

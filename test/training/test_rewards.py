@@ -25,7 +25,8 @@ SMALL = RewardConfig(frame_size=16, channels=4, units=16, members=2, goals=3, mi
 
 def frames(count=6, seed=0, size=16):
     return torch.from_numpy(
-        np.random.default_rng(seed).integers(0, 256, (count, size, size, 3)).astype(np.uint8))
+        np.random.default_rng(seed).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+    )
 
 
 def filled(config, seed=0):
@@ -42,6 +43,7 @@ def filled(config, seed=0):
 
 # Targets of the labels --------------------------------------------------------------------------
 
+
 @given(st.lists(st.booleans(), min_size=1, max_size=25), st.floats(0, 1), st.integers(0, 30))
 @settings(deadline=None)
 def test_anticipation_is_the_discount_to_the_power_of_the_steps_left(labels, discount, steps):
@@ -49,7 +51,7 @@ def test_anticipation_is_the_discount_to_the_power_of_the_steps_left(labels, dis
     for t, value in enumerate(target.tolist()):
         ahead = next((k for k in range(len(labels) - t) if labels[t + k]), None)
         within = ahead is not None and (ahead == 0 or ahead <= steps)
-        expected = 1.0 if ahead == 0 else (discount ** ahead if within else 0.0)
+        expected = 1.0 if ahead == 0 else (discount**ahead if within else 0.0)
         assert value == pytest.approx(expected, abs=1e-6)
 
 
@@ -70,12 +72,20 @@ def test_nothing_is_anticipated_from_the_past(labels, data):
 
 # Ranking ----------------------------------------------------------------------------------------
 
+
 @given(st.floats(-50, 50), st.floats(-50, 50), st.floats(-50, 50))
 @settings(deadline=None)
 def test_bradley_terry_is_a_symmetric_law_of_differences(a, b, shift):
     def probability(later, earlier):
-        return float(torch.exp(-bradley_terry(torch.tensor(later, dtype=torch.double),
-                                              torch.tensor(earlier, dtype=torch.double))))
+        return float(
+            torch.exp(
+                -bradley_terry(
+                    torch.tensor(later, dtype=torch.double),
+                    torch.tensor(earlier, dtype=torch.double),
+                )
+            )
+        )
+
     assert probability(a, b) + probability(b, a) == pytest.approx(1)
     assert probability(a + shift, b + shift) == pytest.approx(probability(a, b))
     assert (probability(a, b) > 0.5) == (a > b) or a == pytest.approx(b)
@@ -105,6 +115,7 @@ def test_auroc_counts_the_pairs(pairs):
 
 
 # The reward -------------------------------------------------------------------------------------
+
 
 def test_pixels_are_centred_channels_first():
     picture = torch.zeros(2, 5, 4, 6, 3, dtype=torch.uint8)
@@ -140,7 +151,7 @@ def test_play_scores_zero_on_average_whatever_the_energies_units_are():
     """Standardised per goal and member over play; nothing is left of the nets' own scale."""
     config = replace(SMALL, milestone_weight=0.0, caution=0.0, energy_bound=100.0)
     model = filled(config)
-    scores = (model.raw_energy(to_pixels(frames(64, 3))) - model.centre[..., None])
+    scores = model.raw_energy(to_pixels(frames(64, 3))) - model.centre[..., None]
     scores = scores / model.spread[..., None]
     assert scores.mean(-1).abs().max() < 1e-4
     assert torch.allclose(scores.std(-1), torch.ones(2, 3), atol=1e-4)
@@ -167,6 +178,7 @@ def test_each_frame_is_scored_on_its_own():
 def test_terms_of_weight_zero_are_not_computed(monkeypatch):
     def never(*_):
         raise AssertionError('computed')
+
     model = filled(replace(SMALL, milestone_weight=0.0))
     monkeypatch.setattr(model.intent, 'forward', never)
     assert list(model.terms(frames())) == ['energy']
@@ -192,6 +204,7 @@ def test_a_reward_of_nothing_is_refused():
 
 # Augmentation -----------------------------------------------------------------------------------
 
+
 def test_a_shift_moves_all_frames_of_a_sample_alike():
     """The picture keeps its content; what is ranked against each other stays comparable."""
     pixels = torch.zeros(4, 5, 3, 16, 16)
@@ -207,6 +220,7 @@ def test_a_shift_moves_all_frames_of_a_sample_alike():
 
 # Learning ---------------------------------------------------------------------------------------
 
+
 def approach(count, seed):
     """A bright square nears the right edge: (earlier, later, start, goal), pixels each."""
     rng = np.random.default_rng(seed)
@@ -215,7 +229,7 @@ def approach(count, seed):
     picture = np.zeros((4, count, 16, 16, 3), np.uint8)
     for kind, column in enumerate(columns):
         for row in range(count):
-            picture[kind, row, 6:10, column[row]:column[row] + 4] = 255
+            picture[kind, row, 6:10, column[row] : column[row] + 4] = 255
     return to_pixels(torch.from_numpy(picture)).unbind(0)
 
 

@@ -20,8 +20,16 @@ from hypothesis import strategies as st
 import pytest
 import torch
 
-SMALL = RssmConfig(frame_size=16, recurrent=12, groups=4, classes=5, units=10, multiplier=2,
-                   mlp_layers=2, reward_bins=11)
+SMALL = RssmConfig(
+    frame_size=16,
+    recurrent=12,
+    groups=4,
+    classes=5,
+    units=10,
+    multiplier=2,
+    mlp_layers=2,
+    reward_bins=11,
+)
 B, T = 3, 6
 
 
@@ -45,6 +53,7 @@ def fixture_greedy(monkeypatch):
 
 
 # Sizes ------------------------------------------------------------------------------------------
+
 
 def parameters(*modules):
     return sum(p.numel() for part in modules for p in part.parameters())
@@ -88,7 +97,8 @@ def test_every_level_halves_the_frame_down_to_four_pixels(size, count):
     model = Rssm(replace(SMALL, frame_size=size))
     assert model.encoder.width == 2 * 2 ** (count - 1) * 16
     assert model.encoder(torch.zeros(2, size, size, 3, dtype=torch.uint8)).shape[1] == (
-        model.encoder.width)
+        model.encoder.width
+    )
     assert model.decode(model.initial(2)).shape == (2, size, size, 3)
 
 
@@ -122,12 +132,13 @@ def test_probabilities_are_probabilities_with_a_floor(model):
 
 # Time -------------------------------------------------------------------------------------------
 
+
 def test_observing_filtering_and_stepping_agree(model, greedy):
     """The three ways to the same latent: training, context and decoupled step, bit for bit."""
     frames, action = segment()
     latent, _, _ = model.observe(frames, action)
     for t in range(1, T):
-        begun = model.begin(Context(frames[:, :t], action[:, :t - 1]))
+        begun = model.begin(Context(frames[:, :t], action[:, : t - 1]))
         assert torch.equal(begun.h, latent.h[:, t - 1]), t
         assert torch.equal(begun.z, latent.z[:, t - 1]), t
         following = model.correct(model.predict(begun, action[:, t - 1]), frames[:, t])
@@ -150,7 +161,7 @@ def test_no_frame_and_no_action_changes_an_earlier_latent(model, greedy):
         moved[:, t] = -moved[:, t]
         after, prior2, posterior2 = model.observe(other, moved)
         for one, two in ((before.h, after.h), (prior, prior2)):
-            assert torch.equal(one[:, :t + 1], two[:, :t + 1]), 'the state of t has seen frame t'
+            assert torch.equal(one[:, : t + 1], two[:, : t + 1]), 'the state of t has seen frame t'
         assert torch.equal(before.z[:, :t], after.z[:, :t])
         assert torch.equal(posterior[:, :t], posterior2[:, :t])
         assert not torch.equal(posterior[:, t], posterior2[:, t]), 'frame t is not looked at'
@@ -167,7 +178,7 @@ def test_a_first_frame_is_a_fresh_start(model, greedy):
     plain, plain_prior, _ = model.observe(frames, action)
     assert torch.equal(latent.h[2], plain.h[2]) and torch.equal(prior[2], plain_prior[2])
     for row, t in ((0, 2), (1, 4)):
-        alone, alone_prior, _ = model.observe(frames[row:row + 1, t:], action[row:row + 1, t:])
+        alone, alone_prior, _ = model.observe(frames[row : row + 1, t:], action[row : row + 1, t:])
         assert torch.allclose(latent.h[row, t:], alone.h[0], atol=1e-12)
         assert torch.equal(latent.z[row, t:], alone.z[0])
         assert torch.allclose(prior[row, t:], alone_prior[0], atol=1e-12)
@@ -188,12 +199,13 @@ def test_no_gradient_crosses_a_first_frame(model):
     first[0, 3] = True
     action.requires_grad_()
     latent, _, _ = model.observe(frames, action, first)
-    slope, = torch.autograd.grad(latent.h[:, -1].sum(), action)
+    (slope,) = torch.autograd.grad(latent.h[:, -1].sum(), action)
     assert bool((slope[0, :3] == 0).all()) and bool((slope[0, 3] != 0).any())
     assert bool((slope[1, :3] != 0).any())
 
 
 # The decoupled step -----------------------------------------------------------------------------
+
 
 def step_with_gradient(model):
     frames, action = segment()
@@ -209,8 +221,8 @@ def test_the_gradient_of_z_is_the_priors_and_its_value_the_posteriors(model, gre
     expected = mode(model.posterior(prediction.h, model.encoder(frame)))
     assert torch.equal(latent.z, expected)
     weight = torch.randn_like(latent.z)
-    through, = torch.autograd.grad((latent.z * weight).sum(), action, retain_graph=True)
-    prior, = torch.autograd.grad((prediction.prior * weight).sum(), action, retain_graph=True)
+    (through,) = torch.autograd.grad((latent.z * weight).sum(), action, retain_graph=True)
+    (prior,) = torch.autograd.grad((prediction.prior * weight).sum(), action, retain_graph=True)
     assert torch.equal(through, prior) and float(through.abs().sum()) > 0
     assert latent.h is prediction.h
 
@@ -223,8 +235,10 @@ def test_another_gradient_route_has_the_same_values(model, greedy):
     wrong = Latent(prediction.h, module.graft(mode(posterior), posterior))
     assert torch.equal(wrong.z, latent.z)
     weight = torch.randn_like(latent.z)
-    slopes = [torch.autograd.grad((z * weight).sum(), action, retain_graph=True)[0]
-              for z in (latent.z, wrong.z)]
+    slopes = [
+        torch.autograd.grad((z * weight).sum(), action, retain_graph=True)[0]
+        for z in (latent.z, wrong.z)
+    ]
     assert not torch.allclose(*slopes)
 
 
@@ -255,13 +269,18 @@ def test_training_reaches_every_parameter(model):
         assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
     assert set(parts) == {'image', 'reward', 'dynamics', 'representation'}
     c = SMALL
-    assert float(total.detach()) == pytest.approx(float(
-        c.image_scale * parts['image'] + c.reward_scale * parts['reward']
-        + c.dynamics_scale * parts['dynamics']
-        + c.representation_scale * parts['representation']))
+    assert float(total.detach()) == pytest.approx(
+        float(
+            c.image_scale * parts['image']
+            + c.reward_scale * parts['reward']
+            + c.dynamics_scale * parts['dynamics']
+            + c.representation_scale * parts['representation']
+        )
+    )
 
 
 # Losses -----------------------------------------------------------------------------------------
+
 
 def test_frames_without_a_score_do_not_count(model):
     frames, action = segment()
@@ -271,6 +290,7 @@ def test_frames_without_a_score_do_not_count(model):
     def reward_loss(value):
         torch.manual_seed(5)
         return float(model.loss(frames, action, value)[1]['reward'])
+
     full = reward_loss(reward)
     half = reward.clone()
     half[:, ::2] = torch.nan
@@ -306,8 +326,8 @@ def test_below_the_free_nats_the_divergence_does_not_pull(model):
 
 def test_moving_pixels_are_marked_in_both_frames_of_a_change():
     frames = torch.zeros(1, 4, 8, 8, 3, dtype=torch.uint8)
-    frames[0, 2, 3, 5, 1] = 200         # appears in frame 2, is gone in frame 3
-    frames[0, 1:, 0, 0] = 12            # at the threshold: noise, not motion
+    frames[0, 2, 3, 5, 1] = 200  # appears in frame 2, is gone in frame 3
+    frames[0, 1:, 0, 0] = 12  # at the threshold: noise, not motion
     marks = moving(frames)
     expected = torch.zeros(1, 4, 8, 8)
     expected[0, 1:, 3, 5] = 1
@@ -331,6 +351,7 @@ def test_the_motion_weight_counts_moving_pixels_more(model, greedy):
     def image(weight, pictures=frames):
         model.config = replace(SMALL, motion_weight=weight)
         return float(model.loss(pictures, action, reward)[1]['image'])
+
     still = frames[:, :1].expand_as(frames)
     assert image(7.0, still) == image(0.0, still)
     assert image(7.0) > 4 * image(0.0)  # noise moves nearly everywhere
@@ -372,6 +393,7 @@ def test_a_few_steps_learn_one_segment():
 
 
 # The two-hot head -------------------------------------------------------------------------------
+
 
 def head(bins=101, span=10.0):
     return TwoHot(3, bins, span)

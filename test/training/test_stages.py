@@ -21,10 +21,28 @@ import torch
 
 SPEC = get_task('pusher')
 REWARD = RewardConfig(frame_size=32, channels=2, units=8, goals=2, milestone_weight=1.0)
-LOCAL = RssmConfig(frame_size=32, recurrent=8, groups=2, classes=4, units=8, multiplier=2,
-                   mlp_layers=1, reward_bins=11, motion_weight=2.0, action_noise=0.1)
-AGENT = DmoSapoConfig(actors=4, horizon=3, episode_length=4, epochs=10, mini_epochs=2,
-                      mini_batch=8, actor_hidden=(8,), critic_hidden=(8,))
+LOCAL = RssmConfig(
+    frame_size=32,
+    recurrent=8,
+    groups=2,
+    classes=4,
+    units=8,
+    multiplier=2,
+    mlp_layers=1,
+    reward_bins=11,
+    motion_weight=2.0,
+    action_noise=0.1,
+)
+AGENT = DmoSapoConfig(
+    actors=4,
+    horizon=3,
+    episode_length=4,
+    epochs=10,
+    mini_epochs=2,
+    mini_batch=8,
+    actor_hidden=(8,),
+    critic_hidden=(8,),
+)
 
 
 @pytest.fixture(name='data', scope='module')
@@ -37,8 +55,18 @@ def reward_config(data, out):
 
 
 def local_config(data, reward, out):
-    return train_local.Config('pusher', data, reward, out, model=LOCAL, updates=10, batch=2,
-                              length=5, final_rate=0.5, log_every=1)
+    return train_local.Config(
+        'pusher',
+        data,
+        reward,
+        out,
+        model=LOCAL,
+        updates=10,
+        batch=2,
+        length=5,
+        final_rate=0.5,
+        log_every=1,
+    )
 
 
 @pytest.fixture(name='reward', scope='module')
@@ -58,9 +86,21 @@ def fixture_configs(data, reward, local, tmp_path):
         'reward': reward_config(data, tmp_path / 'reward'),
         'local': local_config(data, reward, tmp_path / 'local'),
         'policy': train_policy.Config(
-            'pusher', data, tmp_path / 'global.safetensors', reward, local, tmp_path / 'policy',
-            agent=AGENT, forward='twin', model_updates=2, model_batch=4, model_length=5,
-            replay=80, evaluate_every=3)}
+            'pusher',
+            data,
+            tmp_path / 'global.safetensors',
+            reward,
+            local,
+            tmp_path / 'policy',
+            agent=AGENT,
+            forward='twin',
+            model_updates=2,
+            model_batch=4,
+            model_length=5,
+            replay=80,
+            evaluate_every=3,
+        ),
+    }
 
 
 STAGES = {'reward': train_reward.train, 'local': train_local.train, 'policy': train_policy.train}
@@ -73,6 +113,7 @@ def figures(folder):
 
 
 # Resume -----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_five_and_five_steps_are_ten(stage, configs, tmp_path, differences):
@@ -125,20 +166,24 @@ def test_a_replay_on_disk_resumes_as_well(configs, tmp_path, monkeypatch, differ
 
 def test_seeds_differ(configs):
     """Another seed is another actor from the beginning, not only other noise."""
-    actors = [train_policy.Training(replace(configs['policy'], seed=seed)).agent.actor
-              for seed in (0, 1)]
+    actors = [
+        train_policy.Training(replace(configs['policy'], seed=seed)).agent.actor for seed in (0, 1)
+    ]
     first, second = (actor.net[0].weight for actor in actors)
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize(('stage', 'change', 'words'), [
-    ('reward', {'learning_rate': 1e-4}, 'learning_rate: 0.0001 here, 0.001 there'),
-    ('reward', {'model': replace(REWARD, goals=3)}, r'model\.goals: 3 here, 2 there'),
-    ('local', {'length': 6}, 'length: 6 here, 5 there'),
-    ('local', {'model': replace(LOCAL, units=9)}, r'model\.units: 9 here, 8 there'),
-    ('policy', {'seed': 4}, 'seed: 4 here, 0 there'),
-    ('policy', {'agent': replace(AGENT, gamma=0.5)}, r'agent\.gamma: 0\.5 here, 0\.99 there'),
-])
+@pytest.mark.parametrize(
+    ('stage', 'change', 'words'),
+    [
+        ('reward', {'learning_rate': 1e-4}, 'learning_rate: 0.0001 here, 0.001 there'),
+        ('reward', {'model': replace(REWARD, goals=3)}, r'model\.goals: 3 here, 2 there'),
+        ('local', {'length': 6}, 'length: 6 here, 5 there'),
+        ('local', {'model': replace(LOCAL, units=9)}, r'model\.units: 9 here, 8 there'),
+        ('policy', {'seed': 4}, 'seed: 4 here, 0 there'),
+        ('policy', {'agent': replace(AGENT, gamma=0.5)}, r'agent\.gamma: 0\.5 here, 0\.99 there'),
+    ],
+)
 def test_resuming_with_another_configuration_is_refused(stage, change, words, configs):
     train, config = STAGES[stage], configs[stage]
     train(config, until=1)
@@ -163,6 +208,7 @@ def test_resuming_from_another_stage_or_a_damaged_file_is_refused(stage, configs
 
 
 # What a stage takes -----------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_every_stage_names_its_task_and_its_settings(stage, configs):
@@ -193,18 +239,22 @@ def test_a_dataset_that_is_not_there_empty_or_of_another_task_is_refused(stage, 
     assert not config.out.exists(), 'a refused run leaves nothing behind'
 
 
-@pytest.mark.parametrize(('stage', 'field', 'given', 'words'), [
-    ('local', 'reward', 'missing', 'no checkpoint .*; train that stage first'),
-    ('local', 'reward', 'local', r"of stage 'local'; give the reward\.safetensors"),
-    ('policy', 'reward', 'missing', 'no checkpoint .*; train that stage first'),
-    ('policy', 'reward', 'local', r"of stage 'local'; give the reward\.safetensors"),
-    ('policy', 'local_model', 'missing', 'no checkpoint .*; train that stage first'),
-    ('policy', 'local_model', 'reward', r"of stage 'reward'; give the local\.safetensors"),
-    ('policy', 'global_model', 'missing', 'no checkpoint .*; train that stage first'),
-    ('policy', 'global_model', 'reward', r"of stage 'reward'; give the global\.safetensors"),
-])
-def test_a_missing_checkpoint_or_one_of_another_stage_is_refused(stage, field, given, words,
-                                                                  configs, reward, local):
+@pytest.mark.parametrize(
+    ('stage', 'field', 'given', 'words'),
+    [
+        ('local', 'reward', 'missing', 'no checkpoint .*; train that stage first'),
+        ('local', 'reward', 'local', r"of stage 'local'; give the reward\.safetensors"),
+        ('policy', 'reward', 'missing', 'no checkpoint .*; train that stage first'),
+        ('policy', 'reward', 'local', r"of stage 'local'; give the reward\.safetensors"),
+        ('policy', 'local_model', 'missing', 'no checkpoint .*; train that stage first'),
+        ('policy', 'local_model', 'reward', r"of stage 'reward'; give the local\.safetensors"),
+        ('policy', 'global_model', 'missing', 'no checkpoint .*; train that stage first'),
+        ('policy', 'global_model', 'reward', r"of stage 'reward'; give the global\.safetensors"),
+    ],
+)
+def test_a_missing_checkpoint_or_one_of_another_stage_is_refused(
+    stage, field, given, words, configs, reward, local
+):
     paths = {'missing': reward.parent / 'x.safetensors', 'reward': reward, 'local': local}
     config = replace(configs[stage], **{field: paths[given]})
     if field == 'global_model':
@@ -216,12 +266,14 @@ def test_a_missing_checkpoint_or_one_of_another_stage_is_refused(stage, field, g
 def relabelled(path, folder, **changes):
     """A copy of a checkpoint that says something else."""
     from dmo_training.engine import save_checkpoint
+
     save_checkpoint(folder / 'other.safetensors', load_checkpoint(path) | changes)
     return folder / 'other.safetensors'
 
 
-@pytest.mark.parametrize(('stage', 'field'), [
-    ('local', 'reward'), ('policy', 'reward'), ('policy', 'local_model')])
+@pytest.mark.parametrize(
+    ('stage', 'field'), [('local', 'reward'), ('policy', 'reward'), ('policy', 'local_model')]
+)
 def test_a_checkpoint_of_another_task_is_refused(stage, field, configs, tmp_path):
     other = SPEC.to_dict() | {'rate_hz': 10.0}
     path = relabelled(getattr(configs[stage], field), tmp_path, task=other)
@@ -244,12 +296,15 @@ def test_an_unfinished_reward_is_refused(configs):
         train_local.train(replace(configs['local'], reward=path))
 
 
-@pytest.mark.parametrize(('stage', 'change', 'words'), [
-    ('reward', {'model': replace(REWARD, frame_size=64)}, 'takes frames of 64 pixels'),
-    ('local', {'model': replace(LOCAL, frame_size=64)}, 'takes frames of 64 pixels'),
-    ('local', {'model': replace(LOCAL, actions=3)}, '3 actions, task .pusher. has 32 and 2'),
-    ('policy', {'forward': 'simulator'}, "'global' or 'twin', not 'simulator'"),
-])
+@pytest.mark.parametrize(
+    ('stage', 'change', 'words'),
+    [
+        ('reward', {'model': replace(REWARD, frame_size=64)}, 'takes frames of 64 pixels'),
+        ('local', {'model': replace(LOCAL, frame_size=64)}, 'takes frames of 64 pixels'),
+        ('local', {'model': replace(LOCAL, actions=3)}, '3 actions, task .pusher. has 32 and 2'),
+        ('policy', {'forward': 'simulator'}, "'global' or 'twin', not 'simulator'"),
+    ],
+)
 def test_sizes_and_words_that_do_not_fit_are_refused(stage, change, words, configs):
     with pytest.raises(ValueError, match=words):
         STAGES[stage](replace(configs[stage], **change))
@@ -278,6 +333,7 @@ def test_too_short_play_is_refused_before_the_training(configs, tmp_path, write_
 
 # What the stages do -----------------------------------------------------------------------------
 
+
 def test_triplets_keep_their_order_within_one_bout_of_valid_frames(configs, tmp_path, write_play):
     """earlier < later, both between start and goal, never across an invalid frame."""
     data = write_play(tmp_path / 'play', 40, invalid=(13, 26))
@@ -304,8 +360,10 @@ def test_triplets_keep_their_order_within_one_bout_of_valid_frames(configs, tmp_
 def test_the_reward_chooses_goals_among_milestones(reward, data):
     model = train_reward.load_reward(reward, SPEC)
     dataset = PlayDataset.open(data, SPEC)
-    milestones = [train_reward.to_pixels(torch.from_numpy(e.frames[e.intent == MILESTONE]))
-                  for e in dataset.train]
+    milestones = [
+        train_reward.to_pixels(torch.from_numpy(e.frames[e.intent == MILESTONE]))
+        for e in dataset.train
+    ]
     for goal in model.goals:
         assert any(torch.equal(goal, frame) for frame in torch.cat(milestones))
     assert not any(p.requires_grad for p in model.parameters())
@@ -339,9 +397,12 @@ def test_an_update_that_is_not_finite_is_not_taken(differences):
     model = train_local.Rssm(LOCAL)
     trainer = train_local.LocalTrainer(model, 1e-3, 1.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    segment = train_local.Segment(torch.zeros(2, 4, 32, 32, 3, dtype=torch.uint8),
-                                  torch.full((2, 4, 2), torch.nan), torch.zeros(2, 4),
-                                  torch.zeros(2, 4))
+    segment = train_local.Segment(
+        torch.zeros(2, 4, 32, 32, 3, dtype=torch.uint8),
+        torch.full((2, 4, 2), torch.nan),
+        torch.zeros(2, 4),
+        torch.zeros(2, 4),
+    )
     assert not np.isfinite(trainer.update(segment)['grad_norm'])
     assert differences(before, dict(model.state_dict())) == []
 
@@ -384,12 +445,14 @@ def test_play_and_dreams_are_mixed_as_asked(configs):
 
 # The twin as a world ----------------------------------------------------------------------------
 
+
 def contexts(states, length=4):
     twin = PusherTwin(len(states))
     twin.reset(state=states)
     frame = torch.from_numpy(twin.render())
-    return Context(frame[:, None].expand(-1, length, -1, -1, -1),
-                   torch.zeros(len(states), length - 1, 2))
+    return Context(
+        frame[:, None].expand(-1, length, -1, -1, -1), torch.zeros(len(states), length - 1, 2)
+    )
 
 
 def test_the_twin_starts_where_the_frames_show_it():
@@ -414,8 +477,10 @@ def test_a_frame_that_shows_nothing_leaves_its_row_where_it_was():
 
 def test_the_twin_as_a_world_is_saved_and_carried_on(tmp_path):
     from dmo_training.engine import save_checkpoint
-    world, other = (TwinWorld(3, lambda frames: frames.float().mean((1, 2, 3)), seed=s)
-                    for s in (0, 9))
+
+    world, other = (
+        TwinWorld(3, lambda frames: frames.float().mean((1, 2, 3)), seed=s) for s in (0, 9)
+    )
     world.reset(contexts(PusherTwin(3, seed=5).state))
     world.step(torch.ones(3, 2))
     save_checkpoint(tmp_path / 'x.safetensors', {'world': world.state_dict()})

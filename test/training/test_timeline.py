@@ -85,16 +85,18 @@ def test_a_wall_clock_stamp_loses_no_precision():
 @settings(max_examples=50, deadline=None)
 def test_the_mean_equals_a_fine_sum(data):
     count = data.draw(st.integers(1, 8))
-    begin = np.sort(data.draw(st.lists(st.integers(0, 2000), min_size=count, max_size=count,
-                                       unique=True)))
+    begin = np.sort(
+        data.draw(st.lists(st.integers(0, 2000), min_size=count, max_size=count, unique=True))
+    )
     value = np.array(data.draw(st.lists(st.floats(-1, 1), min_size=count, max_size=count)))
     tick = np.arange(0, 2000, 200)
     ms = np.arange(0, 2000) + 0.5
     held = np.searchsorted(begin, ms, side='right') - 1
     live = (held >= 0) & (ms - begin[held] < 500)
     wanted = np.where(live, value[held], 0).reshape(-1, 200).mean(axis=1)
-    found = mean_in_force(begin * 10**6, value[:, None], tick * 10**6, (tick + 200) * 10**6, 0.5,
-                          STOPS)[:, 0]
+    found = mean_in_force(
+        begin * 10**6, value[:, None], tick * 10**6, (tick + 200) * 10**6, 0.5, STOPS
+    )[:, 0]
     np.testing.assert_allclose(found, wanted, atol=1e-9)
 
 

@@ -42,8 +42,10 @@ def test_nothing_overlaps_and_nothing_leaves_the_board(skill):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1,
-                                       max_size=25))
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=25),
+)
 def test_no_sequence_of_commands_breaks_the_laws(seed, commands):
     twin = PusherTwin(1, seed)
     for command in commands:
@@ -92,8 +94,9 @@ def test_a_head_on_push_carries_the_object_straight_ahead():
     twin.reset(state=np.array([[0.3, 0.5, 0.3 + G.contact, 0.5]]))
     twin.step(np.array([[LIMIT, 0.0]]))
     step = LIMIT * twin.spec.period
-    np.testing.assert_allclose(twin.state[0], [0.3 + step, 0.5, 0.3 + G.contact + step, 0.5],
-                               atol=1e-9)
+    np.testing.assert_allclose(
+        twin.state[0], [0.3 + step, 0.5, 0.3 + G.contact + step, 0.5], atol=1e-9
+    )
 
 
 def test_a_batch_is_its_rows():
@@ -102,19 +105,21 @@ def test_a_batch_is_its_rows():
     actions = rng.uniform(-LIMIT, LIMIT, (60, 8, 2))
     alone = [PusherTwin(1) for _ in range(8)]
     for row, twin in enumerate(alone):
-        twin.reset(state=starts[row:row + 1])
+        twin.reset(state=starts[row : row + 1])
     for action in actions:
         together.step(action)
         for row, twin in enumerate(alone):
-            twin.step(action[row:row + 1])
+            twin.step(action[row : row + 1])
             np.testing.assert_array_equal(twin.state[0], together.state[row])
-    np.testing.assert_array_equal(np.concatenate([twin.render() for twin in alone]),
-                                  together.render())
+    np.testing.assert_array_equal(
+        np.concatenate([twin.render() for twin in alone]), together.render()
+    )
 
 
 def test_one_seed_is_one_play():
-    first, again, other = (roll(PusherTwin(4, seed), PusherOperator(4, seed), 100)
-                           for seed in (7, 7, 8))
+    first, again, other = (
+        roll(PusherTwin(4, seed), PusherOperator(4, seed), 100) for seed in (7, 7, 8)
+    )
     for a, b in zip(first, again):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first[0], other[0])
@@ -159,10 +164,14 @@ def test_the_expert_succeeds_and_chance_does_not():
     twin = PusherTwin(1)
     rates = {}
     for skill in ('expert', 'random'):
-        states, _, _ = roll(PusherTwin(300, 11), PusherOperator(300, 12, skill=skill),
-                            twin.spec.success.episode_steps)
-        inside = (np.linalg.norm(states[..., 2:] - twin.goal, axis=-1)
-                  <= twin.spec.success.threshold)
+        states, _, _ = roll(
+            PusherTwin(300, 11),
+            PusherOperator(300, 12, skill=skill),
+            twin.spec.success.episode_steps,
+        )
+        inside = (
+            np.linalg.norm(states[..., 2:] - twin.goal, axis=-1) <= twin.spec.success.threshold
+        )
         run, best = np.zeros(300, int), np.zeros(300, int)
         for row in inside[1:]:
             run = np.where(row, run + 1, 0)
@@ -174,8 +183,7 @@ def test_the_expert_succeeds_and_chance_does_not():
 def test_labels_are_what_the_operator_says_they_are():
     twin, operator = PusherTwin(32, 13), PusherOperator(32, 14)
     states, _, labels = roll(twin, operator, 600)
-    inside = (np.linalg.norm(states[:-1, :, 2:] - twin.goal, axis=-1)
-              <= twin.spec.success.threshold)
+    inside = np.linalg.norm(states[:-1, :, 2:] - twin.goal, axis=-1) <= twin.spec.success.threshold
     assert set(np.unique(labels)) == {PLAY, INTENT, MILESTONE}
     np.testing.assert_array_equal(labels == MILESTONE, inside)
     # Intent is held while the object is engaged: the tool is near it.
@@ -221,8 +229,9 @@ def test_the_goal_and_the_board_have_their_colours():
 
 def test_edges_are_anti_aliased_so_that_a_small_motion_shows_by_its_size():
     twin = PusherTwin(5)
-    twin.reset(state=np.array([[0.3 + pixel / 32, 0.3, 0.7, 0.7]
-                               for pixel in (0, 0.05, 0.1, 0.2, 0.4)]))
+    twin.reset(
+        state=np.array([[0.3 + pixel / 32, 0.3, 0.7, 0.7] for pixel in (0, 0.05, 0.1, 0.2, 0.4)])
+    )
     first, *others = twin.render().astype(int)
     change = [np.abs(other - first).sum() for other in others]
     assert change[0] > 0 and (np.diff(change) > 0).all()

@@ -46,7 +46,7 @@ class PpoConfig:
     log_std_init: float = 0.0
     hidden: tuple[int, ...] = (256, 128, 64)
     seed: int = 0
-    network: dict[str, Any] = field(default_factory=dict)    # further policy_kwargs
+    network: dict[str, Any] = field(default_factory=dict)  # further policy_kwargs
 
 
 class WorldVecEnv(VecEnv):
@@ -57,21 +57,31 @@ class WorldVecEnv(VecEnv):
     frames (B, H, W, 3 * stack) uint8, or states (B, stack * S) float32.
     """
 
-    def __init__(self, world: GlobalModel, contexts: ContextSource, actions: int,
-                 episode_length: int, stack: int = 1, observe: Observe | None = None) -> None:
+    def __init__(
+        self,
+        world: GlobalModel,
+        contexts: ContextSource,
+        actions: int,
+        episode_length: int,
+        stack: int = 1,
+        observe: Observe | None = None,
+    ) -> None:
         self.world, self.contexts, self.stack = world, contexts, stack
         self.episode_length, self.observe = episode_length, observe or side_by_side
         self.elapsed = torch.zeros(world.batch, dtype=torch.long)
         context = contexts.sample(world.batch)
         self.history = self._history(context)
         example = self._seen(self.history)[0]
-        space = spaces.Box(0, 255, example.shape, np.uint8) if example.dtype == np.uint8 else \
-            spaces.Box(-np.inf, np.inf, example.shape, np.float32)
+        space = (
+            spaces.Box(0, 255, example.shape, np.uint8)
+            if example.dtype == np.uint8
+            else spaces.Box(-np.inf, np.inf, example.shape, np.float32)
+        )
         super().__init__(world.batch, space, spaces.Box(-1.0, 1.0, (actions,), np.float32))
 
     def _history(self, context: Context) -> torch.Tensor:
         """Last observations of a context, (B, stack, ...), back-filled where it is shorter."""
-        last = context.observation[:, -self.stack:]
+        last = context.observation[:, -self.stack :]
         missing = self.stack - last.shape[1]
         return torch.cat([last[:, :1]] * missing + [last], dim=1)
 
@@ -103,8 +113,10 @@ class WorldVecEnv(VecEnv):
         seen = self._seen(self.history)
         if bool(ended.any()):
             for row in ended.nonzero()[:, 0].tolist():
-                infos[row] = {'terminal_observation': seen[row],
-                              'TimeLimit.truncated': bool(truncated[row])}
+                infos[row] = {
+                    'terminal_observation': seen[row],
+                    'TimeLimit.truncated': bool(truncated[row]),
+                }
             self._restart(ended)
             seen = self._seen(self.history)
         return seen, step.reward.float().cpu().numpy(), ended.numpy(), infos
@@ -127,10 +139,12 @@ class WorldVecEnv(VecEnv):
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         setattr(self, attr_name, value)
 
-    def env_method(self, method_name: str, *args: Any, indices: Indices = None,
-                   **kwargs: Any) -> list[Any]:
-        raise NotImplementedError(f'a batch of worlds has no single environment to call '
-                                  f'{method_name!r} on')
+    def env_method(
+        self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any
+    ) -> list[Any]:
+        raise NotImplementedError(
+            f'a batch of worlds has no single environment to call {method_name!r} on'
+        )
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Indices = None) -> list[bool]:
         return [False] * self.num_envs
@@ -150,16 +164,18 @@ class FrameFeatures(BaseFeaturesExtractor):
     The library's Nature CNN takes no frames below 36 pixels.
     """
 
-    def __init__(self, observation_space: spaces.Box, width: int = 256,
-                 channels: int = 32) -> None:
+    def __init__(
+        self, observation_space: spaces.Box, width: int = 256, channels: int = 32
+    ) -> None:
         super().__init__(observation_space, width)
         inputs, side = observation_space.shape[0], observation_space.shape[-1]
         layers: list[nn.Module] = []
         while side > 4:
             layers += [nn.Conv2d(inputs, channels, 4, 2, 1), nn.ReLU()]
             inputs, side, channels = channels, side // 2, min(2 * channels, 64)
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * side * side, width),
-                                    nn.ReLU())
+        self.layers = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(inputs * side * side, width), nn.ReLU()
+        )
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.layers(observations)
@@ -170,24 +186,42 @@ def build_ppo(env: WorldVecEnv, config: PpoConfig, device: str = 'cpu') -> PPO:
     """Return stable-baselines3's PPO with this configuration; frames go through a CNN."""
     frames = env.observation_space.dtype == np.uint8
     cnn = {'features_extractor_class': FrameFeatures} if frames else {}
-    network = {**cnn, 'net_arch': list(config.hidden), 'activation_fn': nn.ReLU,
-               'log_std_init': config.log_std_init, **config.network}
-    return PPO('CnnPolicy' if frames else 'MlpPolicy', env, n_steps=config.horizon,
-               batch_size=config.mini_batch, n_epochs=config.mini_epochs, gamma=config.gamma,
-               gae_lambda=config.lam, clip_range=config.clip, max_grad_norm=config.grad_clip,
-               ent_coef=config.entropy_coefficient, seed=config.seed, device=device,
-               learning_rate=lambda left: config.lr * left, policy_kwargs=network)
+    network = {
+        **cnn,
+        'net_arch': list(config.hidden),
+        'activation_fn': nn.ReLU,
+        'log_std_init': config.log_std_init,
+        **config.network,
+    }
+    return PPO(
+        'CnnPolicy' if frames else 'MlpPolicy',
+        env,
+        n_steps=config.horizon,
+        batch_size=config.mini_batch,
+        n_epochs=config.mini_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.lam,
+        clip_range=config.clip,
+        max_grad_norm=config.grad_clip,
+        ent_coef=config.entropy_coefficient,
+        seed=config.seed,
+        device=device,
+        learning_rate=lambda left: config.lr * left,
+        policy_kwargs=network,
+    )
 
 
-def learn(model: PPO, samples: int, every: int,
-          evaluate: Callable[[], dict[str, float]]) -> list[dict[str, float]]:
+def learn(
+    model: PPO, samples: int, every: int, evaluate: Callable[[], dict[str, float]]
+) -> list[dict[str, float]]:
     """Train for ``samples``; return the learning curve, a point each ``every`` and at the end."""
     curve: list[dict[str, float]] = []
     begun = time.process_time()
 
     def point() -> None:
-        curve.append({'samples': model.num_timesteps, 'cpu_s': time.process_time() - begun,
-                      **evaluate()})
+        curve.append(
+            {'samples': model.num_timesteps, 'cpu_s': time.process_time() - begun, **evaluate()}
+        )
 
     def watch(*_: Any) -> bool:
         now = model.num_timesteps

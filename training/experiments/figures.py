@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-Curves = Mapping[str, Sequence[Sequence[Mapping[str, float]]]]     # arm -> seeds -> points
+Curves = Mapping[str, Sequence[Sequence[Mapping[str, float]]]]  # arm -> seeds -> points
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -43,6 +43,7 @@ def _rounded(value: Any) -> Any:
 def plot(path: Path, curves: Curves, figure: str, label: str, level: float) -> None:
     """Draw every seed thinly and the arm's median boldly; ``level`` is the threshold."""
     import matplotlib
+
     matplotlib.use('Agg')
     from matplotlib import pyplot
 

@@ -26,11 +26,28 @@ from ..world import Context, WorldStep
 
 SOLVED, FAILED, BIAS = -200.0, -900.0, 0.4
 REWARD_SCALE = 0.1
-DMO = DmoSapoConfig(actors=32, horizon=16, episode_length=200, gamma=0.99, alpha_init=0.1,
-                    target_entropy='auto', actor_hidden=(128, 128), critic_hidden=(128, 128))
+DMO = DmoSapoConfig(
+    actors=32,
+    horizon=16,
+    episode_length=200,
+    gamma=0.99,
+    alpha_init=0.1,
+    target_entropy='auto',
+    actor_hidden=(128, 128),
+    critic_hidden=(128, 128),
+)
 # The best of five settings tried; with 4 mini-epochs of 512 it stayed at -581 in 80k steps.
-PPO = PpoConfig(actors=32, horizon=64, episode_length=200, gamma=0.95, mini_epochs=10,
-                mini_batch=256, lr=1e-3, entropy_coefficient=0.0, hidden=(64, 64))
+PPO = PpoConfig(
+    actors=32,
+    horizon=64,
+    episode_length=200,
+    gamma=0.95,
+    mini_epochs=10,
+    mini_batch=256,
+    lr=1e-3,
+    entropy_coefficient=0.0,
+    hidden=(64, 64),
+)
 RANDOM_STEPS = 32
 
 
@@ -125,18 +142,35 @@ def dmo(seed: int, training: StateTraining, biased: bool = True, own: bool = Fal
     kind = BiasedModel if biased else StateModel
     model = kind(features, 2, 1, scale=(0.4, 1.0), hidden=(128, 128))
     agent = DmoSapo(model.width, 1, config)
-    curve = train_states(Pendulum(config.actors), model, Starts(seed), play, agent,
-                         replace(training, samples=training.samples - spent), evaluate, own=own)
+    curve = train_states(
+        Pendulum(config.actors),
+        model,
+        Starts(seed),
+        play,
+        agent,
+        replace(training, samples=training.samples - spent),
+        evaluate,
+        own=own,
+    )
     return [{**point, 'samples': point['samples'] + spent} for point in curve]
 
 
 def ppo(seed: int, training: StateTraining) -> list[Point]:
     """One seed of stable-baselines3's PPO in the same world."""
-    env = WorldVecEnv(Pendulum(PPO.actors), Starts(seed), 1, PPO.episode_length,
-                      observe=lambda history: features(history[:, -1]))
+    env = WorldVecEnv(
+        Pendulum(PPO.actors),
+        Starts(seed),
+        1,
+        PPO.episode_length,
+        observe=lambda history: features(history[:, -1]),
+    )
     model = build_ppo(env, replace(PPO, seed=seed, samples=training.samples))
-    return learn(model, training.samples, training.evaluate_every, lambda: evaluate(
-        lambda state: deterministic(model, features(state))))
+    return learn(
+        model,
+        training.samples,
+        training.evaluate_every,
+        lambda: evaluate(lambda state: deterministic(model, features(state))),
+    )
 
 
 ARMS = {
@@ -152,9 +186,16 @@ def table(curves: Curves) -> str:
     rows = []
     for arm, runs in curves.items():
         for seed, run in enumerate(runs):
-            rows.append([arm, seed, samples_text(first_at(run, 'return', SOLVED)),
-                         f'{max(p["return"] for p in run):.0f}', f'{run[-1]["return"]:.0f}',
-                         f'{run[-1]["cpu_s"]:.0f}'])
+            rows.append(
+                [
+                    arm,
+                    seed,
+                    samples_text(first_at(run, 'return', SOLVED)),
+                    f'{max(p["return"] for p in run):.0f}',
+                    f'{run[-1]["return"]:.0f}',
+                    f'{run[-1]["cpu_s"]:.0f}',
+                ]
+            )
     return markdown(['arm', 'seed', 'above -200 at', 'best', 'final', 'CPU-s'], rows)
 
 
@@ -172,8 +213,12 @@ def benchmark(arms: Sequence[str], seeds: int, samples: int, out: Path | None) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument('--arms', nargs='+', choices=list(ARMS),
-                        default=['dmo, biased model', 'own model, biased', 'ppo'])
+    parser.add_argument(
+        '--arms',
+        nargs='+',
+        choices=list(ARMS),
+        default=['dmo, biased model', 'own model, biased', 'ppo'],
+    )
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--samples', type=int, default=80_000)
     parser.add_argument('--out', type=Path, default=Path('docs/results'))

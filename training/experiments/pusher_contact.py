@@ -26,13 +26,34 @@ from ..models.state_model import StateModel
 from ..rl.agent import DmoSapo, DmoSapoConfig
 
 GATE = 0.8
-DMO = DmoSapoConfig(actors=32, gamma=0.97, alpha_init=0.02, target_entropy=-1.0,
-                    actor_hidden=(128, 128), critic_hidden=(128, 128))
+DMO = DmoSapoConfig(
+    actors=32,
+    gamma=0.97,
+    alpha_init=0.02,
+    target_entropy=-1.0,
+    actor_hidden=(128, 128),
+    critic_hidden=(128, 128),
+)
 # The better of the settings tried: 5e-4, 8 mini-epochs of 256 solve nothing in 60k samples.
-PPO = PpoConfig(actors=64, horizon=16, mini_epochs=10, mini_batch=128, lr=1e-3, gamma=0.97,
-                hidden=(128, 128), entropy_coefficient=0.0, log_std_init=-0.5)
-REWARDS = ('milestone', 'milestone-far', 'engagement', 'energy+engagement', 'energy+distance',
-           'distance')
+PPO = PpoConfig(
+    actors=64,
+    horizon=16,
+    mini_epochs=10,
+    mini_batch=128,
+    lr=1e-3,
+    gamma=0.97,
+    hidden=(128, 128),
+    entropy_coefficient=0.0,
+    log_std_init=-0.5,
+)
+REWARDS = (
+    'milestone',
+    'milestone-far',
+    'engagement',
+    'energy+engagement',
+    'energy+distance',
+    'distance',
+)
 
 
 def reward_of(name: str, board: Board, play: Play) -> Reward:
@@ -46,14 +67,23 @@ def reward_of(name: str, board: Board, play: Play) -> Reward:
     if name == 'distance':
         return hand_made(board)
     energy = goal_energy(board, play)
-    pull = distance_attraction(board) if name == 'energy+distance' else anticipated_label(
-        board, play, (INTENT, MILESTONE), ((1.0, 0.9),), horizon=15)
+    pull = (
+        distance_attraction(board)
+        if name == 'energy+distance'
+        else anticipated_label(board, play, (INTENT, MILESTONE), ((1.0, 0.9),), horizon=15)
+    )
     weight = 1.0 if name == 'energy+distance' else 0.5
     return lambda state: 0.2 * energy(state) + weight * pull(state)
 
 
-def dmo(board: Board, play: Play, reward: Reward, seed: int, training: StateTraining,
-        config: DmoSapoConfig = DMO) -> list[Point]:
+def dmo(
+    board: Board,
+    play: Play,
+    reward: Reward,
+    seed: int,
+    training: StateTraining,
+    config: DmoSapoConfig = DMO,
+) -> list[Point]:
     """One seed of DMO; returns its learning curve."""
     torch.manual_seed(seed)
     config = replace(config, seed=seed, epochs=epochs_for(training.samples, config))
@@ -61,9 +91,14 @@ def dmo(board: Board, play: Play, reward: Reward, seed: int, training: StateTrai
     state, action, following = play.flat()
     agent = DmoSapo(model.width, 2, config)
     return train_states(
-        TwinWorld(board, config.actors, reward, seed), model, PlayStarts(play, seed),
-        Transitions(state, action, following, reward(following)), agent, training,
-        lambda policy: success(board, policy))
+        TwinWorld(board, config.actors, reward, seed),
+        model,
+        PlayStarts(play, seed),
+        Transitions(state, action, following, reward(following)),
+        agent,
+        training,
+        lambda policy: success(board, policy),
+    )
 
 
 def success(board: Board, policy: Policy) -> Point:
@@ -71,15 +106,30 @@ def success(board: Board, policy: Policy) -> Point:
     return {'strict': strict, 'relaxed': relaxed}
 
 
-def ppo(board: Board, play: Play, reward: Reward, seed: int, training: StateTraining,
-        config: PpoConfig = PPO) -> list[Point]:
+def ppo(
+    board: Board,
+    play: Play,
+    reward: Reward,
+    seed: int,
+    training: StateTraining,
+    config: PpoConfig = PPO,
+) -> list[Point]:
     """One seed of stable-baselines3's PPO with the same starts, reward and inputs."""
     world = TwinWorld(board, config.actors, reward, seed)
-    env = WorldVecEnv(world, PlayStarts(play, seed), 2, config.episode_length,
-                      observe=lambda history: board.features(history[:, -1]))
+    env = WorldVecEnv(
+        world,
+        PlayStarts(play, seed),
+        2,
+        config.episode_length,
+        observe=lambda history: board.features(history[:, -1]),
+    )
     model = build_ppo(env, replace(config, seed=seed, samples=training.samples))
-    return learn(model, training.samples, training.evaluate_every, lambda: success(
-        board, lambda state: deterministic(model, board.features(state))))
+    return learn(
+        model,
+        training.samples,
+        training.evaluate_every,
+        lambda: success(board, lambda state: deterministic(model, board.features(state))),
+    )
 
 
 def table(curves: Curves, play: Play) -> str:
@@ -89,30 +139,64 @@ def table(curves: Curves, play: Play) -> str:
         for seed, run in enumerate(runs):
             hit = first_at(run, 'strict', GATE)
             counted = None if hit is None else hit + play.transitions
-            rows.append([arm, seed, samples_text(hit), samples_text(counted),
-                         f'{run[-1]["strict"]:.2f}', f'{max(p["strict"] for p in run):.2f}',
-                         f'{run[-1]["relaxed"]:.2f}', f'{run[-1]["cpu_s"]:.0f}'])
-    return markdown(['arm', 'seed', '80 % strict at', 'the same + play', 'final strict',
-                     'best strict', 'final relaxed', 'CPU-s'], rows)
+            rows.append(
+                [
+                    arm,
+                    seed,
+                    samples_text(hit),
+                    samples_text(counted),
+                    f'{run[-1]["strict"]:.2f}',
+                    f'{max(p["strict"] for p in run):.2f}',
+                    f'{run[-1]["relaxed"]:.2f}',
+                    f'{run[-1]["cpu_s"]:.0f}',
+                ]
+            )
+    return markdown(
+        [
+            'arm',
+            'seed',
+            '80 % strict at',
+            'the same + play',
+            'final strict',
+            'best strict',
+            'final relaxed',
+            'CPU-s',
+        ],
+        rows,
+    )
 
 
-def benchmark(board: str, reward: str, seeds: int, samples: int, arms: Sequence[str],
-              out: Path | None) -> Curves:
+def benchmark(
+    board: str, reward: str, seeds: int, samples: int, arms: Sequence[str], out: Path | None
+) -> Curves:
     """Run the arms, print the table, and write JSON and PNG below ``out``."""
     torch.set_num_threads(1)
     place, training = BOARDS[board], StateTraining(samples=samples, action_noise=0.15)
     play = record_play(place)
     learned = reward_of(reward, place, play)
-    curves = {f'{arm} {reward}': [
-        (dmo if arm == 'dmo' else ppo)(place, play, learned, seed, training)
-        for seed in range(seeds)] for arm in arms}
-    print(f'board {board}, reward {reward}, {play.transitions} play transitions, object moves in '
-          f'{play.moved:.0%} of them\n\n{table(curves, play)}', flush=True)
+    curves = {
+        f'{arm} {reward}': [
+            (dmo if arm == 'dmo' else ppo)(place, play, learned, seed, training)
+            for seed in range(seeds)
+        ]
+        for arm in arms
+    }
+    print(
+        f'board {board}, reward {reward}, {play.transitions} play transitions, object moves in '
+        f'{play.moved:.0%} of them\n\n{table(curves, play)}',
+        flush=True,
+    )
     if out is not None:
         name = f'pusher_contact_{board}_{reward}'.replace('+', '_').replace('-', '_')
-        save_json(out / f'{name}.json', {
-            'board': board, 'reward': reward, 'play_transitions': play.transitions,
-            'curves': curves})
+        save_json(
+            out / f'{name}.json',
+            {
+                'board': board,
+                'reward': reward,
+                'play_transitions': play.transitions,
+                'curves': curves,
+            },
+        )
         plot(out / f'{name}.png', curves, 'strict', 'strict success', GATE)
     return curves
 
@@ -126,8 +210,9 @@ def main() -> None:
     parser.add_argument('--arms', nargs='+', choices=('dmo', 'ppo'), default=['dmo', 'ppo'])
     parser.add_argument('--out', type=Path, default=Path('docs/results'))
     options = parser.parse_args()
-    benchmark(options.board, options.reward, options.seeds, options.samples, options.arms,
-              options.out)
+    benchmark(
+        options.board, options.reward, options.seeds, options.samples, options.arms, options.out
+    )
 
 
 if __name__ == '__main__':

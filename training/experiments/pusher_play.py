@@ -52,8 +52,8 @@ class Play:
 
     state: torch.Tensor
     action: torch.Tensor
-    label: torch.Tensor         # (N, T) uint8
-    moved: float                # share of steps in which the object moves
+    label: torch.Tensor  # (N, T) uint8
+    moved: float  # share of steps in which the object moves
 
     @property
     def transitions(self) -> int:
@@ -61,12 +61,16 @@ class Play:
 
     def flat(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return states, actions and next states of every transition."""
-        return (self.state[:, :-1].flatten(0, 1), self.action[:, :-1].flatten(0, 1),
-                self.state[:, 1:].flatten(0, 1))
+        return (
+            self.state[:, :-1].flatten(0, 1),
+            self.action[:, :-1].flatten(0, 1),
+            self.state[:, 1:].flatten(0, 1),
+        )
 
 
-def record_play(board: Board, streams: int = 256, steps: int = 160, seed: int = 1000,
-                restart: int = 80) -> Play:
+def record_play(
+    board: Board, streams: int = 256, steps: int = 160, seed: int = 1000, restart: int = 80
+) -> Play:
     """Let the scripted operator play on many boards at once; fresh boards every ``restart``."""
     twin, operator = board.twin(streams, seed), PusherOperator(streams, seed)
     operator.geometry, operator.limit = board.geometry, operator.limit * board.speed
@@ -84,9 +88,12 @@ def record_play(board: Board, streams: int = 256, steps: int = 160, seed: int = 
         twin.step(action)
     state = np.stack(states, axis=1)
     moved = np.abs(np.diff(state[..., 2:], axis=1)).sum(axis=-1) > 1e-6
-    return Play(torch.as_tensor(state, dtype=torch.float32),
-                torch.as_tensor(np.stack(actions, axis=1), dtype=torch.float32),
-                torch.as_tensor(np.stack(labels, axis=1).astype(np.uint8)), float(moved.mean()))
+    return Play(
+        torch.as_tensor(state, dtype=torch.float32),
+        torch.as_tensor(np.stack(actions, axis=1), dtype=torch.float32),
+        torch.as_tensor(np.stack(labels, axis=1).astype(np.uint8)),
+        float(moved.mean()),
+    )
 
 
 class TwinWorld:
@@ -123,8 +130,12 @@ class PlayStarts:
         return Context(self.states[index][:, None], torch.zeros(count, 0, 2))
 
 
-def evaluate(board: Board, policy: Callable[[torch.Tensor], torch.Tensor], episodes: int = 256,
-             seed: int = 77) -> tuple[float, float]:
+def evaluate(
+    board: Board,
+    policy: Callable[[torch.Tensor], torch.Tensor],
+    episodes: int = 256,
+    seed: int = 77,
+) -> tuple[float, float]:
     """Return the strict and the relaxed success rate of a state policy on fixed random starts."""
     world = TwinWorld(board, episodes, lambda state: state[:, 0], seed)
     success = world.twin.spec.success

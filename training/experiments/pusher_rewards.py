@@ -20,8 +20,9 @@ from .pusher_play import Board, Play, Reward
 from ..models.actor_critic import mlp
 
 
-def anticipation(label: torch.Tensor, wanted: tuple[int, ...], g: float, horizon: int,
-                 restart: int = 80) -> torch.Tensor:
+def anticipation(
+    label: torch.Tensor, wanted: tuple[int, ...], g: float, horizon: int, restart: int = 80
+) -> torch.Tensor:
     """
     Return g^k (N, T) with k the steps to the next frame labelled as ``wanted``; 0 beyond horizon.
 
@@ -34,12 +35,13 @@ def anticipation(label: torch.Tensor, wanted: tuple[int, ...], g: float, horizon
         if (t + 1) % restart == 0:
             ahead = torch.zeros_like(ahead)
         ahead = torch.where(hit[:, t], torch.ones_like(ahead), g * ahead)
-        result[:, t] = torch.where(ahead >= g ** horizon, ahead, torch.zeros_like(ahead))
+        result[:, t] = torch.where(ahead >= g**horizon, ahead, torch.zeros_like(ahead))
     return result
 
 
-def _fit(net: nn.Module, loss: Callable[[], torch.Tensor], updates: int,
-         rate: float = 1e-3) -> nn.Module:
+def _fit(
+    net: nn.Module, loss: Callable[[], torch.Tensor], updates: int, rate: float = 1e-3
+) -> nn.Module:
     optimiser = torch.optim.Adam(net.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, updates)
     for _ in range(updates):
@@ -50,9 +52,15 @@ def _fit(net: nn.Module, loss: Callable[[], torch.Tensor], updates: int,
     return net.requires_grad_(False)
 
 
-def anticipated_label(board: Board, play: Play, wanted: tuple[int, ...],
-                      terms: tuple[tuple[float, float], ...] = ((1.0, 0.95),), horizon: int = 30,
-                      updates: int = 2000, seed: int = 0) -> Reward:
+def anticipated_label(
+    board: Board,
+    play: Play,
+    wanted: tuple[int, ...],
+    terms: tuple[tuple[float, float], ...] = ((1.0, 0.95),),
+    horizon: int = 30,
+    updates: int = 2000,
+    seed: int = 0,
+) -> Reward:
     """
     Regress the anticipation of a label on states, one net for the sum of all ``terms``.
 
@@ -65,8 +73,13 @@ def anticipated_label(board: Board, play: Play, wanted: tuple[int, ...],
         net = mlp(8, (128, 128), 1)
     states = play.state.flatten(0, 1)
     scale = sum(weight for weight, _ in terms)
-    target = torch.stack([weight / scale * anticipation(play.label, wanted, g, horizon)
-                          for weight, g in terms]).sum(dim=0).flatten()
+    target = (
+        torch.stack(
+            [weight / scale * anticipation(play.label, wanted, g, horizon) for weight, g in terms]
+        )
+        .sum(dim=0)
+        .flatten()
+    )
 
     def loss() -> torch.Tensor:
         index = torch.randint(len(states), (512,), generator=generator)
@@ -77,8 +90,14 @@ def anticipated_label(board: Board, play: Play, wanted: tuple[int, ...],
     return lambda state: scale * torch.sigmoid(net(board.features(state))[:, 0])
 
 
-def goal_energy(board: Board, play: Play, updates: int = 4000, goals: int = 16, seed: int = 0,
-                restart: int = 80) -> Reward:
+def goal_energy(
+    board: Board,
+    play: Play,
+    updates: int = 4000,
+    goals: int = 16,
+    seed: int = 0,
+    restart: int = 80,
+) -> Reward:
     """
     Train a Bradley-Terry energy and return its standardised negative, bounded to +-3.
 
@@ -107,8 +126,9 @@ def goal_energy(board: Board, play: Play, updates: int = 4000, goals: int = 16, 
         second = (torch.rand(n, generator=generator) * length).long()
         early, late = torch.minimum(first, second), torch.maximum(first, second) + 1
         goal = play.state[stream, start + length]
-        margin = (energy(play.state[stream, start + early], goal)
-                  - energy(play.state[stream, (start + late)], goal))
+        margin = energy(play.state[stream, start + early], goal) - energy(
+            play.state[stream, (start + late)], goal
+        )
         return functional.softplus(-margin).mean()
 
     _fit(net, loss, updates)
@@ -136,5 +156,6 @@ def distance_attraction(board: Board, weight: float = 0.5) -> Reward:
 def hand_made(board: Board) -> Reward:
     """Distances that a person wrote down: object to goal, tool to object; to compare with."""
     goal = torch.tensor(board.geometry.goal)
-    return lambda state: (1 - 2 * (state[:, 2:] - goal).norm(dim=1)
-                          - 0.5 * (state[:, :2] - state[:, 2:]).norm(dim=1))
+    return lambda state: (
+        1 - 2 * (state[:, 2:] - goal).norm(dim=1) - 0.5 * (state[:, :2] - state[:, 2:]).norm(dim=1)
+    )

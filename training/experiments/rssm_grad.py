@@ -33,12 +33,22 @@ GATE, MARGIN = 0.8, 0.5
 class VectorRssm(Rssm):
     """The RSSM with an MLP in place of the image encoder and decoder; observations are (B, 3)."""
 
-    encoder: nn.Module      # type: ignore[assignment]
-    decoder: nn.Module      # type: ignore[assignment]
+    encoder: nn.Module  # type: ignore[assignment]
+    decoder: nn.Module  # type: ignore[assignment]
 
     def __init__(self, recurrent: int = 128, groups: int = 16, classes: int = 16) -> None:
-        super().__init__(RssmConfig(frame_size=8, actions=1, recurrent=recurrent, groups=groups,
-                                    classes=classes, units=128, multiplier=8, mlp_layers=2))
+        super().__init__(
+            RssmConfig(
+                frame_size=8,
+                actions=1,
+                recurrent=recurrent,
+                groups=groups,
+                classes=classes,
+                units=128,
+                multiplier=8,
+                mlp_layers=2,
+            )
+        )
         width = cast(Encoder, self.encoder).width
         self.encoder = nn.Sequential(dense(3, width), dense(width, width))
         self.decoder = nn.Sequential(dense(self.features_width, 128), nn.Linear(128, 3))
@@ -52,8 +62,12 @@ class VectorRssm(Rssm):
         rewards = self.reward_head.loss(self.reward_net(known), reward.flatten()).mean()
         dynamics = divergence(posterior.detach(), prior).clamp(min=c.free_nats).mean()
         representation = divergence(posterior, prior.detach()).clamp(min=c.free_nats).mean()
-        return (10 * image + rewards + c.dynamics_scale * dynamics
-                + c.representation_scale * representation)
+        return (
+            10 * image
+            + rewards
+            + c.dynamics_scale * dynamics
+            + c.representation_scale * representation
+        )
 
 
 def random_play(episodes: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -100,8 +114,9 @@ def true_gradient(start: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     return torch.autograd.grad(total.sum(), action)[0][..., 0], total.detach()
 
 
-def route_gradient(model: VectorRssm, latent: Latent, seen: Tensor, action: Tensor,
-                   route: str, seed: int) -> tuple[Tensor, Tensor]:
+def route_gradient(
+    model: VectorRssm, latent: Latent, seen: Tensor, action: Tensor, route: str, seed: int
+) -> tuple[Tensor, Tensor]:
     """Return the same through the RSSM, filtered on the true frames (N, H, 3) of the sequence."""
     torch.manual_seed(seed)
     action = action.clone().requires_grad_(True)
@@ -130,25 +145,33 @@ def compare(gradient: Tensor, truth: Tensor) -> dict[str, float]:
     return {'cosine': float(cosine), 'mean_cosine': float(mean), 'norm_ratio': float(ratio)}
 
 
-def benchmark(updates: int = 1200, sequences: int = 256, seed: int = 0,
-              out: Path | None = None) -> dict[str, dict[str, float]]:
+def benchmark(
+    updates: int = 1200, sequences: int = 256, seed: int = 0, out: Path | None = None
+) -> dict[str, dict[str, float]]:
     """Train, compare the routes, print the table."""
     torch.set_num_threads(1)
     begun = time.process_time()
     model = train(updates, seed)
     state, seen, action, _ = random_play(sequences, seed + 1)
-    latent = model.begin(Context(seen[:, :CONTEXT], action[:, :CONTEXT - 1]))
-    ahead = action[:, CONTEXT - 1:CONTEXT - 1 + HORIZON]
+    latent = model.begin(Context(seen[:, :CONTEXT], action[:, : CONTEXT - 1]))
+    ahead = action[:, CONTEXT - 1 : CONTEXT - 1 + HORIZON]
     truth, returns = true_gradient(state[:, CONTEXT - 1], ahead)
-    frames = seen[:, CONTEXT:CONTEXT + HORIZON]
+    frames = seen[:, CONTEXT : CONTEXT + HORIZON]
     figures = {}
     for route in ROUTES:
         gradient, guess = route_gradient(model, latent, frames, ahead, route, seed)
         correlation = torch.corrcoef(torch.stack([guess, returns]))[0, 1]
         figures[route] = compare(gradient, truth) | {'return_correlation': float(correlation)}
     header = ['gradient of z through', 'cosine', 'cosine of means', 'norm ratio', 'return corr.']
-    print(markdown(header, [[route, *(f'{value:.3f}' for value in row.values())]
-                            for route, row in figures.items()]))
+    print(
+        markdown(
+            header,
+            [
+                [route, *(f'{value:.3f}' for value in row.values())]
+                for route, row in figures.items()
+            ],
+        )
+    )
     print(f'{time.process_time() - begun:.0f} CPU-s', flush=True)
     if out is not None:
         save_json(out / 'rssm_grad.json', {'updates': updates, 'seed': seed, 'routes': figures})

@@ -14,8 +14,8 @@ from ..rl.agent import DmoSapo, DmoSapoConfig
 from ..rl.window import Actors, Transition
 from ..world import Context, ContextSource, GlobalModel, LocalModel, WorldStep
 
-Policy = Callable[[torch.Tensor], torch.Tensor]     # states (B, S) -> actions (B, A) in [-1, 1]
-Point = dict[str, float]                            # one evaluation: 'samples' and figures
+Policy = Callable[[torch.Tensor], torch.Tensor]  # states (B, S) -> actions (B, A) in [-1, 1]
+Point = dict[str, float]  # one evaluation: 'samples' and figures
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class StateReplay:
         self.state = start.clone() if bool(rows.all()) else self.state.index_put((rows,), start)
 
     def add(self, transition: Transition) -> None:
-        self.steps.append(Transitions(self.state, transition.action, transition.observation,
-                                      transition.reward))
+        self.steps.append(
+            Transitions(self.state, transition.action, transition.observation, transition.reward)
+        )
         self.state, self._stacked = transition.observation, None
 
     def all(self) -> Transitions:
@@ -68,8 +69,9 @@ class StateReplay:
 
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
         everything = self.all()
-        return everything.take(torch.randint(len(everything.reward), (count,),
-                                             generator=generator))
+        return everything.take(
+            torch.randint(len(everything.reward), (count,), generator=generator)
+        )
 
 
 class OwnWorld:
@@ -85,8 +87,9 @@ class OwnWorld:
 
     def step(self, action: torch.Tensor) -> WorldStep:
         self.state = self.local.predict(self.state, action)
-        return WorldStep(self.state, self.local.reward(self.state),
-                         torch.zeros(self.batch, dtype=torch.bool))
+        return WorldStep(
+            self.state, self.local.reward(self.state), torch.zeros(self.batch, dtype=torch.bool)
+        )
 
 
 class ReplayStarts:
@@ -100,9 +103,15 @@ class ReplayStarts:
         return Context(found.state[:, None], found.action[:, None][:, :0])
 
 
-def fit(model: StateModel, optimiser: torch.optim.Optimizer, play: Transitions,
-        replay: StateReplay | None, config: StateTraining, updates: int,
-        generator: torch.Generator) -> float:
+def fit(
+    model: StateModel,
+    optimiser: torch.optim.Optimizer,
+    play: Transitions,
+    replay: StateReplay | None,
+    config: StateTraining,
+    updates: int,
+    generator: torch.Generator,
+) -> float:
     """Update the model on play data, half of each batch from the replay where there is one."""
     loss = torch.zeros(())
     for _ in range(updates):
@@ -110,8 +119,9 @@ def fit(model: StateModel, optimiser: torch.optim.Optimizer, play: Transitions,
         index = torch.randint(len(play.reward), (share,), generator=generator)
         batch = play.take(index)
         if replay is not None:
-            batch = Transitions(*(torch.cat(parts) for parts in
-                                  zip(batch, replay.sample(share, generator))))
+            batch = Transitions(
+                *(torch.cat(parts) for parts in zip(batch, replay.sample(share, generator)))
+            )
         loss = model.loss(*batch, action_noise=config.action_noise, generator=generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -119,9 +129,17 @@ def fit(model: StateModel, optimiser: torch.optim.Optimizer, play: Transitions,
     return float(loss.detach())
 
 
-def train_states(world: GlobalModel, model: StateModel, starts: ContextSource, play: Transitions,
-                 agent: DmoSapo, config: StateTraining, evaluate: Callable[[Policy], Point],
-                 lent: LocalModel | None = None, own: bool = False) -> list[Point]:
+def train_states(
+    world: GlobalModel,
+    model: StateModel,
+    starts: ContextSource,
+    play: Transitions,
+    agent: DmoSapo,
+    config: StateTraining,
+    evaluate: Callable[[Policy], Point],
+    lent: LocalModel | None = None,
+    own: bool = False,
+) -> list[Point]:
     """
     Train a policy with DMO and return its learning curve.
 
@@ -134,8 +152,9 @@ def train_states(world: GlobalModel, model: StateModel, starts: ContextSource, p
     replay = StateReplay()
     actors = real = Actors(world, lent, starts, cfg.episode_length, replay)
     if own:
-        actors = Actors(OwnWorld(lent, world.batch), lent, ReplayStarts(replay, generator),
-                        cfg.episode_length)
+        actors = Actors(
+            OwnWorld(lent, world.batch), lent, ReplayStarts(replay, generator), cfg.episode_length
+        )
     per_window = world.batch * cfg.horizon
     curve, samples, begun = [], 0, time.process_time()
     fit(model, optimiser, play, None, config, config.pretrain_updates, generator)
@@ -149,9 +168,15 @@ def train_states(world: GlobalModel, model: StateModel, starts: ContextSource, p
         samples += per_window
         due = samples // config.evaluate_every > (samples - per_window) // config.evaluate_every
         if due or samples >= config.samples:
-            curve.append({'samples': samples, 'cpu_s': time.process_time() - begun,
-                          **evaluate(lambda state: agent.actor.mode(lent.features(state))),
-                          'entropy': stats['entropy'], 'residual': stats['reward_residual_abs']})
+            curve.append(
+                {
+                    'samples': samples,
+                    'cpu_s': time.process_time() - begun,
+                    **evaluate(lambda state: agent.actor.mode(lent.features(state))),
+                    'entropy': stats['entropy'],
+                    'residual': stats['reward_residual_abs'],
+                }
+            )
     return curve
 
 

@@ -29,9 +29,14 @@ def _orthogonal(layer: nn.Linear, gain: float = 1.0) -> nn.Linear:
 class Actor(nn.Module):
     """A tanh-squashed Gaussian policy with a state-dependent deviation."""
 
-    def __init__(self, features: int, actions: int, hidden: Sequence[int] = (256, 128, 64),
-                 log_std_init: float = -0.5,
-                 log_std_range: tuple[float, float] = (-5.0, 2.0)) -> None:
+    def __init__(
+        self,
+        features: int,
+        actions: int,
+        hidden: Sequence[int] = (256, 128, 64),
+        log_std_init: float = -0.5,
+        log_std_range: tuple[float, float] = (-5.0, 2.0),
+    ) -> None:
         super().__init__()
         self.log_std_range = log_std_range
         self.net = mlp(features, hidden, 2 * actions)
@@ -48,8 +53,11 @@ class Actor(nn.Module):
         """Return the action (B, A) in [-1, 1] that is deployed: tanh of the mean."""
         return torch.tanh(self(features)[0])
 
-    def sample(self, features: torch.Tensor, generator: torch.Generator | None = None,
-               ) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self,
+        features: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a reparameterised action (B, A) and its entropy estimate -log pi (B,) in nats."""
         mean, log_std = self(features)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
@@ -67,8 +75,9 @@ class Actor(nn.Module):
 class Critics(nn.Module):
     """Some value functions of the same features, (n, ...) for features (..., F)."""
 
-    def __init__(self, features: int, hidden: Sequence[int] = (256, 128, 64),
-                 count: int = 2) -> None:
+    def __init__(
+        self, features: int, hidden: Sequence[int] = (256, 128, 64), count: int = 2
+    ) -> None:
         super().__init__()
         self.members = nn.ModuleList(mlp(features, hidden, 1) for _ in range(count))
 

@@ -42,8 +42,10 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         if not (self.energy_weight or self.intent_weight or self.milestone_weight):
-            raise ValueError('every weight is 0, so there is no reward; set energy_weight, '
-                             'intent_weight or milestone_weight')
+            raise ValueError(
+                'every weight is 0, so there is no reward; set energy_weight, '
+                'intent_weight or milestone_weight'
+            )
 
 
 def encoder(channels_in: int, size: int, channels: int, units: int) -> nn.Sequential:
@@ -54,8 +56,13 @@ def encoder(channels_in: int, size: int, channels: int, units: int) -> nn.Sequen
         out = min(channels * 2 ** (len(layers) // 3), 4 * channels)
         layers += [nn.Conv2d(channel, out, 4, 2, 1), nn.GroupNorm(1, out), nn.SiLU()]
         channel, side = out, side // 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channel * side * side, units),
-                         nn.LayerNorm(units), nn.SiLU())
+    return nn.Sequential(
+        *layers,
+        nn.Flatten(),
+        nn.Linear(channel * side * side, units),
+        nn.LayerNorm(units),
+        nn.SiLU(),
+    )
 
 
 def to_pixels(frames: Tensor) -> Tensor:
@@ -68,8 +75,10 @@ class GoalEnergy(nn.Module):
 
     def __init__(self, config: RewardConfig) -> None:
         super().__init__()
-        self.net = nn.Sequential(encoder(9, config.frame_size, config.channels, config.units),
-                                 nn.Linear(config.units, 1))
+        self.net = nn.Sequential(
+            encoder(9, config.frame_size, config.channels, config.units),
+            nn.Linear(config.units, 1),
+        )
 
     def forward(self, frame: Tensor, start: Tensor, goal: Tensor) -> Tensor:
         """Score pixels (B, 3, H, W) given start and goal of the same shape; returns (B,)."""
@@ -86,8 +95,10 @@ class IntentHead(nn.Module):
 
     def __init__(self, config: RewardConfig) -> None:
         super().__init__()
-        self.net = nn.Sequential(encoder(3, config.frame_size, config.channels, config.units),
-                                 nn.Linear(config.units, 2))
+        self.net = nn.Sequential(
+            encoder(3, config.frame_size, config.channels, config.units),
+            nn.Linear(config.units, 2),
+        )
 
     def forward(self, frame: Tensor) -> Tensor:
         """Return the logits of both labels."""
@@ -104,7 +115,7 @@ def anticipated(labels: Tensor, discount: float, steps: int) -> Tensor:
     target = labels.float()
     for ahead in range(1, min(steps, length - 1) + 1):
         coming = F.pad(labels[ahead:].float(), (0, ahead))
-        target = torch.maximum(target, coming * discount ** ahead)
+        target = torch.maximum(target, coming * discount**ahead)
     return target
 
 
@@ -138,9 +149,14 @@ class RewardModel(nn.Module):
         """Return every member's energy under every goal, (members, goals, B)."""
         rows = []
         for energy in self.energies:
-            rows.append(torch.stack([
-                energy(pixels, start.expand_as(pixels), goal.expand_as(pixels))
-                for start, goal in zip(self.starts, self.goals)]))
+            rows.append(
+                torch.stack(
+                    [
+                        energy(pixels, start.expand_as(pixels), goal.expand_as(pixels))
+                        for start, goal in zip(self.starts, self.goals)
+                    ]
+                )
+            )
         return torch.stack(rows)
 
     @torch.no_grad()
@@ -157,7 +173,10 @@ class RewardModel(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return the global reward (B,) of frames (B, H, W, 3) uint8."""
-        weights = {'energy': self.config.energy_weight, 'intent': self.config.intent_weight,
-                   'milestone': self.config.milestone_weight}
+        weights = {
+            'energy': self.config.energy_weight,
+            'intent': self.config.intent_weight,
+            'milestone': self.config.milestone_weight,
+        }
         terms = self.terms(frames)
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum(dim=0)

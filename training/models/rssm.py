@@ -81,8 +81,9 @@ class ChannelNorm(nn.Module):
 
 def dense(inputs: int, units: int) -> nn.Sequential:
     """Linear, LayerNorm, SiLU: the block every vector layer is made of."""
-    return nn.Sequential(nn.Linear(inputs, units, bias=False), nn.LayerNorm(units, eps=1e-3),
-                         nn.SiLU())
+    return nn.Sequential(
+        nn.Linear(inputs, units, bias=False), nn.LayerNorm(units, eps=1e-3), nn.SiLU()
+    )
 
 
 class Encoder(nn.Module):
@@ -93,7 +94,7 @@ class Encoder(nn.Module):
         layers: list[nn.Module] = []
         channels = 3
         for level in range(levels(size)):
-            out = multiplier * 2 ** level
+            out = multiplier * 2**level
             layers += [nn.Conv2d(channels, out, 4, 2, 1, bias=False), ChannelNorm(out), nn.SiLU()]
             channels = out
         self.layers = nn.Sequential(*layers)
@@ -111,14 +112,17 @@ class Decoder(nn.Module):
     def __init__(self, features: int, size: int, multiplier: int) -> None:
         super().__init__()
         top = levels(size) - 1
-        self.channels = multiplier * 2 ** top
+        self.channels = multiplier * 2**top
         self.start = nn.Linear(features, self.channels * 16)
         layers: list[nn.Module] = []
         channels = self.channels
         for level in reversed(range(top)):
-            out = multiplier * 2 ** level
-            layers += [nn.ConvTranspose2d(channels, out, 4, 2, 1, bias=False), ChannelNorm(out),
-                       nn.SiLU()]
+            out = multiplier * 2**level
+            layers += [
+                nn.ConvTranspose2d(channels, out, 4, 2, 1, bias=False),
+                ChannelNorm(out),
+                nn.SiLU(),
+            ]
             channels = out
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(channels, 3, 4, 2, 1))
 
@@ -130,7 +134,7 @@ class Decoder(nn.Module):
 def levels(size: int) -> int:
     """Return how many halvings lead from ``size`` to 4 pixels; ValueError for other sizes."""
     count = round(math.log2(size / 4)) if size > 0 else 0
-    if count < 1 or 4 * 2 ** count != size:
+    if count < 1 or 4 * 2**count != size:
         raise ValueError(f'the RSSM takes frames of 8, 16, 32, 64, 128, ... pixels, not {size}')
     return count
 
@@ -148,8 +152,9 @@ class Rssm(nn.Module):
         self.cell = nn.Linear(c.units + c.recurrent, 3 * c.recurrent, bias=False)
         self.cell_norm = nn.LayerNorm(3 * c.recurrent, eps=1e-3)
         self.prior_net = nn.Sequential(dense(c.recurrent, c.units), nn.Linear(c.units, stochastic))
-        self.posterior_net = nn.Sequential(dense(c.recurrent + self.encoder.width, c.units),
-                                           nn.Linear(c.units, stochastic))
+        self.posterior_net = nn.Sequential(
+            dense(c.recurrent + self.encoder.width, c.units), nn.Linear(c.units, stochastic)
+        )
         self.decoder = Decoder(self.features_width, c.frame_size, c.multiplier)
         widths = [self.features_width] + [c.units] * c.mlp_layers
         self.reward_net = nn.Sequential(*map(dense, widths, widths[1:]))
@@ -160,8 +165,9 @@ class Rssm(nn.Module):
     def initial(self, batch: int) -> Latent:
         """Return the zero state before the first frame."""
         c, weight = self.config, self.cell.weight
-        return Latent(weight.new_zeros(batch, c.recurrent),
-                      weight.new_zeros(batch, c.groups, c.classes))
+        return Latent(
+            weight.new_zeros(batch, c.recurrent), weight.new_zeros(batch, c.groups, c.classes)
+        )
 
     def advance(self, latent: Latent, action: Tensor) -> Tensor:
         """Return the next h (B, D): the GRU on [z, a]."""
@@ -228,8 +234,9 @@ class Rssm(nn.Module):
 
     # Training ----------------------------------------------------------------------------------
 
-    def observe(self, frames: Tensor, action: Tensor,
-                first: Tensor | None = None) -> tuple[Latent, Tensor, Tensor]:
+    def observe(
+        self, frames: Tensor, action: Tensor, first: Tensor | None = None
+    ) -> tuple[Latent, Tensor, Tensor]:
         """
         Filter frames (B, T, H, W, 3) and actions (B, T, A).
 
@@ -258,8 +265,9 @@ class Rssm(nn.Module):
         h, z, prior, posterior = (torch.stack(column, dim=1) for column in zip(*rows))
         return Latent(h, z), prior, posterior
 
-    def loss(self, frames: Tensor, action: Tensor, reward: Tensor,
-             first: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, frames: Tensor, action: Tensor, reward: Tensor, first: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """
         Return the DreamerV3 loss of segments and its parts.
 
@@ -271,19 +279,23 @@ class Rssm(nn.Module):
         features = self.features(latent).flatten(0, 1)
         pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).to(features.dtype) / 255.0 - 0.5
         scored = reward.flatten().isfinite()
-        reward_loss = self.reward_head.loss(self.reward_net(features[scored]),
-                                            reward.flatten()[scored])
+        reward_loss = self.reward_head.loss(
+            self.reward_net(features[scored]), reward.flatten()[scored]
+        )
         errors = (self.decoder(features) - pixels).square().sum(dim=1)
         weight = 1.0 + c.motion_weight * moving(frames, first).flatten(0, 1)
         parts = {
             'image': (weight * errors).sum(dim=(1, 2)).mean(),
             'reward': reward_loss.sum() / scored.sum().clamp(min=1),
             'dynamics': divergence(posterior.detach(), prior).clamp(min=c.free_nats).mean(),
-            'representation': divergence(posterior, prior.detach()).clamp(
-                min=c.free_nats).mean()}
-        total = (c.image_scale * parts['image'] + c.reward_scale * parts['reward']
-                 + c.dynamics_scale * parts['dynamics']
-                 + c.representation_scale * parts['representation'])
+            'representation': divergence(posterior, prior.detach()).clamp(min=c.free_nats).mean(),
+        }
+        total = (
+            c.image_scale * parts['image']
+            + c.reward_scale * parts['reward']
+            + c.dynamics_scale * parts['dynamics']
+            + c.representation_scale * parts['representation']
+        )
         return total, {name: part.detach() for name, part in parts.items()}
 
     @torch.no_grad()

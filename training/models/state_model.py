@@ -24,8 +24,14 @@ class StateModel(nn.Module):
     one-step difference in state units, so that the dynamics network's output is of order one.
     """
 
-    def __init__(self, features: Callable[[torch.Tensor], torch.Tensor], states: int, actions: int,
-                 scale: float | Sequence[float] = 1.0, hidden: Sequence[int] = (128, 128)) -> None:
+    def __init__(
+        self,
+        features: Callable[[torch.Tensor], torch.Tensor],
+        states: int,
+        actions: int,
+        scale: float | Sequence[float] = 1.0,
+        hidden: Sequence[int] = (128, 128),
+    ) -> None:
         super().__init__()
         self._features = features
         width = features(torch.zeros(1, states)).shape[-1]
@@ -55,9 +61,15 @@ class StateModel(nn.Module):
     def features(self, latent: torch.Tensor) -> torch.Tensor:
         return self._features(latent)
 
-    def loss(self, state: torch.Tensor, action: torch.Tensor, following: torch.Tensor,
-             reward: torch.Tensor, action_noise: float = 0.0,
-             generator: torch.Generator | None = None) -> torch.Tensor:
+    def loss(
+        self,
+        state: torch.Tensor,
+        action: torch.Tensor,
+        following: torch.Tensor,
+        reward: torch.Tensor,
+        action_noise: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
         """
         Mean squared error of scaled differences plus that of the reward of the next state.
 
@@ -66,6 +78,7 @@ class StateModel(nn.Module):
         """
         if action_noise:
             action = action + action_noise * torch.randn(
-                action.shape, generator=generator, device=action.device, dtype=action.dtype)
+                action.shape, generator=generator, device=action.device, dtype=action.dtype
+            )
         error = self._difference(state, action) - (following - state) / self.scale
         return error.square().mean() + (self.reward(following) - reward).square().mean()

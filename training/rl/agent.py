@@ -59,21 +59,30 @@ class DmoSapoConfig:
         if self.target_entropy == 'auto':
             return -actions / 2
         if isinstance(self.target_entropy, str) or self.target_entropy == 0:
-            raise ValueError(f'target_entropy is {self.target_entropy!r}: give nats other than 0, '
-                             "or 'auto' for minus half the action dimensions")
+            raise ValueError(
+                f'target_entropy is {self.target_entropy!r}: give nats other than 0, '
+                "or 'auto' for minus half the action dimensions"
+            )
         return float(self.target_entropy)
 
 
 class DmoSapo:
     """Actor, critics and temperature with their optimisers; ``update(window)`` is one epoch."""
 
-    def __init__(self, features: int, actions: int, config: DmoSapoConfig,
-                 device: torch.device | str = 'cpu', dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        features: int,
+        actions: int,
+        config: DmoSapoConfig,
+        device: torch.device | str = 'cpu',
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.actor = Actor(features, actions, config.actor_hidden, config.log_std_init,
-                               config.log_std_range).to(device, dtype)
+            self.actor = Actor(
+                features, actions, config.actor_hidden, config.log_std_init, config.log_std_range
+            ).to(device, dtype)
             self.critics = Critics(features, config.critic_hidden, config.n_critics)
             self.critics.to(device, dtype)
         self.temperature = Temperature(config.alpha_init, config.entropy_target(actions))
@@ -81,7 +90,8 @@ class DmoSapo:
         self.optimisers = {
             'actor': self._adam(self.actor, config.actor_lr),
             'critics': self._adam(self.critics, config.critic_lr),
-            'temperature': self._adam(self.temperature, config.temperature_lr)}
+            'temperature': self._adam(self.temperature, config.temperature_lr),
+        }
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.epoch = 0
 
@@ -107,10 +117,12 @@ class DmoSapo:
         if not bool(torch.isfinite(targets).all()):
             raise FloatingPointError(
                 f'the rewards or values of epoch {self.epoch} are not finite, and nothing was '
-                'learned from them: the global model or the reward model has left its range')
+                'learned from them: the global model or the reward model has left its range'
+            )
         stats = {'objective': gain.item(), 'actor_grad_norm': self._step('actor', -gain)}
         stats['temperature_grad_norm'] = self._step(
-            'temperature', self.temperature.loss(window.entropy))
+            'temperature', self.temperature.loss(window.entropy)
+        )
         stats['critic_loss'] = self._fit_critics(window.features.detach(), targets)
         self.epoch += 1
         return stats | self._figures(window, targets)
@@ -126,15 +138,23 @@ class DmoSapo:
         with frozen(self.critics):
             values = self.critics(window.next_features).mean(dim=0)
         bonus = self.temperature.value.detach() * normalised_entropy(
-            window.entropy, self.temperature.target_entropy)
-        paths = {'reward': (window.reward, nothing), 'value': (nothing, values),
-                 'entropy': (bonus, nothing)}
+            window.entropy, self.temperature.target_entropy
+        )
+        paths = {
+            'reward': (window.reward, nothing),
+            'value': (nothing, values),
+            'entropy': (bonus, nothing),
+        }
         report = {}
         for name, (reward, value) in paths.items():
-            gain = objective(reward, value, window.terminated, window.truncated,
-                             self.config.gamma)
-            slopes = torch.autograd.grad(gain, list(self.actor.parameters()), retain_graph=True,
-                                         materialize_grads=True) if gain.requires_grad else ()
+            gain = objective(reward, value, window.terminated, window.truncated, self.config.gamma)
+            slopes = (
+                torch.autograd.grad(
+                    gain, list(self.actor.parameters()), retain_graph=True, materialize_grads=True
+                )
+                if gain.requires_grad
+                else ()
+            )
             report[f'grad_{name}'] = math.hypot(*(float(slope.norm()) for slope in slopes))
         return report
 
@@ -157,7 +177,8 @@ class DmoSapo:
             raise FloatingPointError(
                 f'the gradient of the {name} has norm {norm} in epoch {self.epoch}: the local '
                 'model or the rewards have left their range; look at the residual and the '
-                'non-finite counts of the last epochs, and resume with a smaller learning rate')
+                'non-finite counts of the last epochs, and resume with a smaller learning rate'
+            )
         optimiser.step()
         return norm
 
@@ -186,16 +207,21 @@ class DmoSapo:
             'value_std': float(variance.sqrt()),
             'action_abs': window.action.abs().mean().item(),
             'actor_lr': self.optimisers['actor'].param_groups[0]['lr'],
-            'nonfinite_gradients': float(window.guard.count)}
+            'nonfinite_gradients': float(window.guard.count),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
         return {
-            'actor': self.actor.state_dict(), 'critics': self.critics.state_dict(),
+            'actor': self.actor.state_dict(),
+            'critics': self.critics.state_dict(),
             'temperature': self.temperature.state_dict(),
-            'optimisers': {name: optimiser.state_dict()
-                           for name, optimiser in self.optimisers.items()},
-            'generator': self.generator.get_state(), 'epoch': self.epoch}
+            'optimisers': {
+                name: optimiser.state_dict() for name, optimiser in self.optimisers.items()
+            },
+            'generator': self.generator.get_state(),
+            'epoch': self.epoch,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Carry on exactly where :meth:`state_dict` was taken."""

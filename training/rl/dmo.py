@@ -40,8 +40,10 @@ def graft(value: torch.Tensor, surrogate: torch.Tensor) -> torch.Tensor:
     :raises ValueError: when the shapes differ, which would silently misplace the gradient.
     """
     if value.shape != surrogate.shape:
-        raise ValueError(f'cannot graft a value of shape {tuple(value.shape)} on a surrogate of '
-                         f'shape {tuple(surrogate.shape)}: the two must describe the same thing')
+        raise ValueError(
+            f'cannot graft a value of shape {tuple(value.shape)} on a surrogate of '
+            f'shape {tuple(surrogate.shape)}: the two must describe the same thing'
+        )
     grafted: torch.Tensor = _Graft.apply(value.detach().to(surrogate.dtype), surrogate)
     return grafted
 
@@ -50,13 +52,14 @@ class Decoupled(NamedTuple):
     """What one decoupled step gives: the next latent, the grafted reward, and how wrong R was."""
 
     latent: Latent
-    reward: torch.Tensor        # (B,) value of the global reward, gradient of the local head
-    residual: torch.Tensor      # (B,) global minus local reward, detached: the head's health
+    reward: torch.Tensor  # (B,) value of the global reward, gradient of the local head
+    residual: torch.Tensor  # (B,) global minus local reward, detached: the head's health
     step: WorldStep
 
 
-def decoupled_step(world: GlobalModel, local: LocalModel, latent: Latent,
-                   action: torch.Tensor) -> Decoupled:
+def decoupled_step(
+    world: GlobalModel, local: LocalModel, latent: Latent, action: torch.Tensor
+) -> Decoupled:
     """
     Advance the global model by ``action`` (B, A) and give the result the local model's Jacobian.
 

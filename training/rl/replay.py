@@ -22,12 +22,15 @@ STORED = ('frames', 'action', 'reward', 'first')
 class Replay:
     """Rings of ``capacity // actors`` slots; ``folder`` keeps them on disk, None in memory."""
 
-    def __init__(self, capacity: int, actors: int, frame_size: int, actions: int,
-                 folder: Path | None = None) -> None:
+    def __init__(
+        self, capacity: int, actors: int, frame_size: int, actions: int, folder: Path | None = None
+    ) -> None:
         self.slots = capacity // actors
         if self.slots < 2:
-            raise ValueError(f'a replay of {capacity} frames holds less than two for each of the '
-                             f'{actors} actors; raise capacity')
+            raise ValueError(
+                f'a replay of {capacity} frames holds less than two for each of the '
+                f'{actors} actors; raise capacity'
+            )
         self.actors, self.head, self.filled = actors, 0, 0
         self.on_disk = folder is not None
         self.written = self._array('written', (1,), np.int64, folder)
@@ -49,8 +52,9 @@ class Replay:
                 return kept
         return np.lib.format.open_memmap(path, mode='w+', dtype=dtype, shape=shape)
 
-    def add(self, frames: torch.Tensor, action: torch.Tensor, reward: torch.Tensor,
-            first: torch.Tensor) -> None:
+    def add(
+        self, frames: torch.Tensor, action: torch.Tensor, reward: torch.Tensor, first: torch.Tensor
+    ) -> None:
         """Add one slot per actor: frames (B, H, W, 3), action (B, A), reward (B,), first (B,)."""
         self.frames[:, self.head] = frames.cpu().numpy()
         self.action[:, self.head] = action.detach().cpu().numpy()
@@ -68,21 +72,26 @@ class Replay:
         """Tell whether segments of ``length`` can be drawn."""
         return self.filled >= length
 
-    def sample(self, rng: np.random.Generator, batch: int,
-               length: int) -> tuple[Segment, torch.Tensor]:
+    def sample(
+        self, rng: np.random.Generator, batch: int, length: int
+    ) -> tuple[Segment, torch.Tensor]:
         """Draw segments and their episode starts (B, L); none crosses the write head."""
         if not self.ready(length):
-            raise ValueError(f'the replay holds {self.filled} frames per actor, less than a '
-                             f'segment of {length}')
+            raise ValueError(
+                f'the replay holds {self.filled} frames per actor, less than a segment of {length}'
+            )
         oldest = self.head - self.filled
         actor = rng.integers(self.actors, size=(batch, 1))
         start = rng.integers(self.filled - length + 1, size=(batch, 1))
         slot = (oldest + start + np.arange(length)) % self.slots
         first = torch.from_numpy(self.first[actor, slot])
         label = np.zeros((batch, length), np.uint8)
-        return Segment(torch.from_numpy(self.frames[actor, slot]),
-                       torch.from_numpy(self.action[actor, slot]), torch.from_numpy(label),
-                       torch.from_numpy(self.reward[actor, slot])), first
+        return Segment(
+            torch.from_numpy(self.frames[actor, slot]),
+            torch.from_numpy(self.action[actor, slot]),
+            torch.from_numpy(label),
+            torch.from_numpy(self.reward[actor, slot]),
+        ), first
 
     def state_dict(self) -> dict[str, Any]:
         """
@@ -95,7 +104,7 @@ class Replay:
             for name in ('written', *STORED):
                 getattr(self, name).flush()
             return cursors
-        return cursors | {name: getattr(self, name)[:, :self.filled] for name in STORED}
+        return cursors | {name: getattr(self, name)[:, : self.filled] for name in STORED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -109,14 +118,16 @@ class Replay:
             self.filled = self._left_on_disk(int(state['written']))
         else:
             for name in STORED:
-                getattr(self, name)[:, :self.filled] = state[name]
+                getattr(self, name)[:, : self.filled] = state[name]
         self.written[0] = state['written']
 
     def _left_on_disk(self, written: int) -> int:
         """Return how many slots of the checkpoint were not written over since."""
         since = int(self.written[0]) - written
         if since < 0:
-            raise ValueError('the files of the replay are older than the checkpoint or are gone; '
-                             'begin the run anew, or bring its replay folder back')
+            raise ValueError(
+                'the files of the replay are older than the checkpoint or are gone; '
+                'begin the run anew, or bring its replay folder back'
+            )
         unused = self.slots - self.filled
         return max(0, self.filled - max(0, since - unused))

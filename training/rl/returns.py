@@ -19,8 +19,14 @@ def segment_discount(ended: torch.Tensor, gamma: float) -> torch.Tensor:
     return torch.stack(steps)
 
 
-def lambda_returns(reward: torch.Tensor, value: torch.Tensor, terminated: torch.Tensor,
-                   truncated: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+def lambda_returns(
+    reward: torch.Tensor,
+    value: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    gamma: float,
+    lam: float,
+) -> torch.Tensor:
     """
     Return the TD(lambda) targets G (H, B) by the reverse recursion.
 
@@ -37,8 +43,9 @@ def lambda_returns(reward: torch.Tensor, value: torch.Tensor, terminated: torch.
     return torch.stack(targets[::-1])
 
 
-def lambda_returns_by_sum(reward: torch.Tensor, value: torch.Tensor, gamma: float,
-                          lam: float) -> torch.Tensor:
+def lambda_returns_by_sum(
+    reward: torch.Tensor, value: torch.Tensor, gamma: float, lam: float
+) -> torch.Tensor:
     """
     Return the same targets as the weighted sum of n-step returns (the paper's equation 3).
 
@@ -51,7 +58,7 @@ def lambda_returns_by_sum(reward: torch.Tensor, value: torch.Tensor, gamma: floa
         discounted = torch.zeros_like(reward[0])
         for n in range(1, horizon - t + 1):
             discounted = discounted + gamma ** (n - 1) * reward[t + n - 1]
-            n_step = discounted + gamma ** n * value[t + n - 1]
+            n_step = discounted + gamma**n * value[t + n - 1]
             last = n == horizon - t
             total = total + (weight if last else (1 - lam) * weight) * n_step
             weight *= lam

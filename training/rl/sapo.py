@@ -21,8 +21,13 @@ def normalised_entropy(entropy: torch.Tensor, target: float) -> torch.Tensor:
     return (entropy + size) / (2 * size)
 
 
-def objective(soft_reward: torch.Tensor, bootstrap: torch.Tensor, terminated: torch.Tensor,
-              truncated: torch.Tensor, gamma: float) -> torch.Tensor:
+def objective(
+    soft_reward: torch.Tensor,
+    bootstrap: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    gamma: float,
+) -> torch.Tensor:
     """
     Return J, to be **maximised**: mean over actors of the discounted soft return per step.
 
@@ -37,11 +42,18 @@ def objective(soft_reward: torch.Tensor, bootstrap: torch.Tensor, terminated: to
     return (discount * (soft_reward + tail)).sum(dim=0).mean() / len(soft_reward)
 
 
-def critic_targets(soft_reward: torch.Tensor, bootstrap: torch.Tensor, terminated: torch.Tensor,
-                   truncated: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+def critic_targets(
+    soft_reward: torch.Tensor,
+    bootstrap: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    gamma: float,
+    lam: float,
+) -> torch.Tensor:
     """Return the critics' targets (H, B), detached; ``bootstrap`` is the smallest critic."""
-    return lambda_returns(soft_reward.detach(), bootstrap.detach(), terminated, truncated,
-                          gamma, lam)
+    return lambda_returns(
+        soft_reward.detach(), bootstrap.detach(), terminated, truncated, gamma, lam
+    )
 
 
 class Temperature(nn.Module):

@@ -13,13 +13,15 @@ def tree_map(function: Callable[..., torch.Tensor], first: Any, *rest: Any) -> A
     if isinstance(first, torch.Tensor):
         return function(first, *rest)
     if isinstance(first, dict):
-        return {key: tree_map(function, first[key], *(tree[key] for tree in rest))
-                for key in first}
+        return {
+            key: tree_map(function, first[key], *(tree[key] for tree in rest)) for key in first
+        }
     if isinstance(first, tuple):
         parts = [tree_map(function, *items) for items in zip(first, *rest)]
         return type(first)(*parts) if hasattr(first, '_fields') else tuple(parts)
-    raise TypeError(f'a latent is made of tensors, tuples and dicts, not of '
-                    f'{type(first).__name__}')
+    raise TypeError(
+        f'a latent is made of tensors, tuples and dicts, not of {type(first).__name__}'
+    )
 
 
 def detach(tree: Any) -> Any:
@@ -34,7 +36,9 @@ def replace_rows(tree: Any, rows: torch.Tensor, fresh: Any) -> Any:
     The other rows keep their value and their gradient; the replaced ones have the gradient of
     ``fresh`` alone.
     """
+
     def one(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         filled = torch.zeros_like(old).index_put((rows.nonzero()[:, 0],), new.to(old.dtype))
         return torch.where(rows.view(-1, *[1] * (old.dim() - 1)), filled, old)
+
     return tree_map(one, tree, fresh)

@@ -23,8 +23,11 @@ from ..world import Context, ContextSource, GlobalModel, Latent, LocalModel
 class Policy(Protocol):
     """What a rollout needs of an actor."""
 
-    def sample(self, features: torch.Tensor, generator: torch.Generator | None = None,
-               ) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self,
+        features: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return reparameterised actions (B, A) in [-1, 1] and their entropy estimate (B,)."""
 
 
@@ -59,14 +62,14 @@ class Listener(Protocol):
 class Window:
     """H steps of B actors, time first; features, reward and entropy carry gradient."""
 
-    features: torch.Tensor          # (H, B, F) of the latent the action was chosen at
-    next_features: torch.Tensor     # (H, B, F) of the latent after the step, before any reset
-    action: torch.Tensor            # (H, B, A)
-    reward: torch.Tensor            # (H, B) grafted
-    entropy: torch.Tensor           # (H, B) nats, -log pi of the sample
-    residual: torch.Tensor          # (H, B) global minus local reward
-    terminated: torch.Tensor        # (H, B) bool: no future
-    truncated: torch.Tensor         # (H, B) bool: the time limit; bootstrap there
+    features: torch.Tensor  # (H, B, F) of the latent the action was chosen at
+    next_features: torch.Tensor  # (H, B, F) of the latent after the step, before any reset
+    action: torch.Tensor  # (H, B, A)
+    reward: torch.Tensor  # (H, B) grafted
+    entropy: torch.Tensor  # (H, B) nats, -log pi of the sample
+    residual: torch.Tensor  # (H, B) global minus local reward
+    terminated: torch.Tensor  # (H, B) bool: no future
+    truncated: torch.Tensor  # (H, B) bool: the time limit; bootstrap there
     guard: GradientGuard
 
 
@@ -90,8 +93,13 @@ class GradientGuard:
 @contextmanager
 def frozen(*modules: Any) -> Iterator[None]:
     """Build a graph that does not reach the parameters of ``modules`` (nn.Module or not)."""
-    parameters = [p for module in modules if isinstance(module, nn.Module)
-                  for p in module.parameters() if p.requires_grad]
+    parameters = [
+        p
+        for module in modules
+        if isinstance(module, nn.Module)
+        for p in module.parameters()
+        if p.requires_grad
+    ]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
@@ -104,8 +112,14 @@ def frozen(*modules: Any) -> Iterator[None]:
 class Actors:
     """B persistent actors: the global world they act in, their latents, and their episodes."""
 
-    def __init__(self, world: GlobalModel, local: LocalModel, contexts: ContextSource,
-                 episode_length: int, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        world: GlobalModel,
+        local: LocalModel,
+        contexts: ContextSource,
+        episode_length: int,
+        listener: Listener | None = None,
+    ) -> None:
         if episode_length < 1:
             raise ValueError(f'an episode has {episode_length} steps: it needs at least one')
         self.world, self.local, self.contexts = world, local, contexts
@@ -119,13 +133,15 @@ class Actors:
         self.world.reset(context)
         with torch.no_grad():
             self.latent = detach(self.local.begin(context))
-        self.elapsed = torch.zeros(self.world.batch, dtype=torch.long,
-                                   device=context.observation.device)
+        self.elapsed = torch.zeros(
+            self.world.batch, dtype=torch.long, device=context.observation.device
+        )
         if self.listener is not None:
             self.listener.begin(torch.ones_like(self.elapsed, dtype=torch.bool), context)
 
-    def rollout(self, policy: Policy, horizon: int,
-                generator: torch.Generator | None = None) -> Window:
+    def rollout(
+        self, policy: Policy, horizon: int, generator: torch.Generator | None = None
+    ) -> Window:
         """Unroll ``horizon`` steps with gradient to the policy and to nothing else."""
         if self.latent is None:
             self.start()
@@ -138,8 +154,9 @@ class Actors:
         columns = {name: torch.stack(column) for name, column in zip(names, zip(*steps))}
         return Window(guard=guard, **columns)
 
-    def _step(self, policy: Policy, generator: torch.Generator | None,
-              guard: GradientGuard) -> tuple[torch.Tensor, ...]:
+    def _step(
+        self, policy: Policy, generator: torch.Generator | None, guard: GradientGuard
+    ) -> tuple[torch.Tensor, ...]:
         features = guard.watch(self.local.features(self.latent))
         action, entropy = policy.sample(features, generator)
         action = guard.watch(action)
@@ -150,11 +167,27 @@ class Actors:
         self.elapsed = self.elapsed + 1
         truncated = (self.elapsed >= self.episode_length) & ~terminated
         if self.listener is not None:
-            self.listener.add(Transition(action.detach(), done.step.observation,
-                                         done.step.reward, first, terminated, truncated))
+            self.listener.add(
+                Transition(
+                    action.detach(),
+                    done.step.observation,
+                    done.step.reward,
+                    first,
+                    terminated,
+                    truncated,
+                )
+            )
         self.latent = self._restart(done.latent, terminated | truncated)
-        return (features, following, action, done.reward, entropy, done.residual,
-                terminated, truncated)
+        return (
+            features,
+            following,
+            action,
+            done.reward,
+            entropy,
+            done.residual,
+            terminated,
+            truncated,
+        )
 
     def _restart(self, latent: Latent, ended: torch.Tensor) -> Latent:
         """Start new episodes, without gradient, where one has ended."""
@@ -173,7 +206,8 @@ class Actors:
         """The actors' own state; the world and the context source keep theirs themselves."""
         return {'latent': detach(self.latent), 'elapsed': self.elapsed}
 
-    def load_state_dict(self, state: dict[str, Any],
-                        rebuild: Callable[[Any], Latent] = lambda latent: latent) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], rebuild: Callable[[Any], Latent] = lambda latent: latent
+    ) -> None:
         """Carry on; ``rebuild`` makes the latent of what a checkpoint made of it, if it must."""
         self.latent, self.elapsed = rebuild(state['latent']), state['elapsed']
