@@ -268,7 +268,8 @@ def describe(report: Figures, folder: Path) -> str:
             f'models and RL    tensorboard --logdir {folder}',
             f'pictures         {folder}/rollout_strip.png  {folder}/learning_curve.png',
             f'policy           dmo verify {folder}/policy.onnx',
-            f'deploy it        dmo up {report["task"]} policy:={folder}/policy.onnx operator:=watch',
+            f'deploy it        dmo up {report["task"]} policy:={folder}/policy.onnx'
+            + ' operator:=watch',
             f'judge it         dmo eval {folder}/policy.onnx --graph',
         ]
     )
