@@ -136,6 +136,8 @@ def demo(
                     f'{folder}/reward',
                     '--local',
                     f'{folder}/local',
+                    '--threads',
+                    '1',
                 ],
             )
         ]

@@ -20,7 +20,8 @@ STAGES = ('global', 'reward', 'local', 'policy', 'ppo')
 # The pusher's reward at demo size is learned from the milestone key alone; the goal energy is the
 # paper's for Push-T and is measured beside it in docs/results/pusher_contact.md.
 _DEMO_REWARD = RewardConfig(
-    frame_size=32, channels=16, units=64, energy_weight=0.0, milestone_weight=1.0
+    frame_size=32, channels=16, units=64, energy_weight=0.0, milestone_weight=1.0,
+    anticipation=(0.95,),
 )
 # A quarter of the paper's widths; what moves is weighed up because the tool is a few pixels.
 _DEMO_LOCAL = RssmConfig(
@@ -31,18 +32,18 @@ _DEMO_LOCAL = RssmConfig(
     units=128,
     multiplier=8,
     mlp_layers=1,
-    image_scale=10.0,
+    image_scale=3.0,
     reward_scale=10.0,
     motion_weight=20.0,
-    action_noise=0.15,
+    action_noise=0.3,
 )
 # A light local model's Jacobian loses its direction over many steps, so gamma is short-sighted;
 # the anticipated reward already looks ahead.
 _DEMO_AGENT = DmoSapoConfig(
-    actors=64,
-    horizon=8,
+    actors=32,
+    horizon=16,
     episode_length=64,
-    epochs=240,
+    epochs=300,
     gamma=0.8,
     alpha_init=0.02,
     target_entropy=-1.0,
@@ -59,11 +60,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     'local': {
         'demo': {
             'model': _DEMO_LOCAL,
-            'updates': 5000,
+            'updates': 8000,
             'batch': 16,
             'length': 8,
             'learning_rate': 1e-3,
-            'final_rate': 0.2,
+            'final_rate': 0.3,
+            'picture_share': 0.4,
         },
         'paper': {'model': RssmConfig()},
         'smoke': {'model': _DEMO_LOCAL, 'updates': 10, 'batch': 4, 'length': 8},
@@ -77,7 +79,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             'model_length': 8,
             'model_lr': 5e-4,
             'replay': 150_000,
-            'evaluate_every': 24,
+            'evaluate_every': 30,
         },
         'paper': {'agent': DmoSapoConfig()},
         'smoke': {
@@ -95,7 +97,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             'agent': PpoConfig(
                 actors=64,
                 horizon=16,
-                samples=122_880,
+                samples=153_600,
                 gamma=0.8,
                 mini_epochs=8,
                 mini_batch=256,

@@ -28,7 +28,12 @@ from .world import Context
 
 @dataclass(frozen=True)
 class Config:
-    """One run of this stage; the learning rate falls linearly to ``final_rate`` of itself."""
+    """
+    One run of this stage; the learning rate falls linearly to ``final_rate`` of itself.
+
+    For the first ``picture_share`` of the updates the image loss counts ``picture_emphasis`` times:
+    small things must first be in the latent at all, then the prior must learn to predict it.
+    """
 
     task: str
     data: Path
@@ -40,6 +45,8 @@ class Config:
     length: int = 64
     learning_rate: float = 1e-4
     final_rate: float = 1.0
+    picture_share: float = 0.0
+    picture_emphasis: float = 10.0
     grad_clip: float = 1000.0
     seed: int = 0
     threads: int = 0
@@ -62,10 +69,14 @@ class LocalTrainer:
         for group in self.optimiser.param_groups:
             group['lr'] = learning_rate
 
-    def update(self, segment: Segment, first: torch.Tensor | None = None) -> dict[str, float]:
+    def update(
+        self, segment: Segment, first: torch.Tensor | None = None, emphasis: float = 1.0
+    ) -> dict[str, float]:
         """Take one step on a labelled segment and return the parts of its loss."""
         assert segment.reward is not None
-        loss, parts = self.model.loss(segment.frames, segment.action, segment.reward, first)
+        loss, parts = self.model.loss(
+            segment.frames, segment.action, segment.reward, first, emphasis
+        )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
@@ -107,7 +118,11 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
         trainer.set_rate(
             config.learning_rate * (1.0 - (1.0 - config.final_rate) * step / config.updates)
         )
-        figures = trainer.update(dataset.sample(rng, config.batch, config.length))
+        early = step < config.picture_share * config.updates
+        figures = trainer.update(
+            dataset.sample(rng, config.batch, config.length),
+            emphasis=config.picture_emphasis if early else 1.0,
+        )
         if (step + 1) % config.log_every == 0:
             log.write(step + 1, figures)
         if (step + 1) % config.save_every == 0 or step + 1 == end:

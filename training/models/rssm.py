@@ -266,13 +266,19 @@ class Rssm(nn.Module):
         return Latent(h, z), prior, posterior
 
     def loss(
-        self, frames: Tensor, action: Tensor, reward: Tensor, first: Tensor | None = None
+        self,
+        frames: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        first: Tensor | None = None,
+        emphasis: float = 1.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """
         Return the DreamerV3 loss of segments and its parts.
 
         ``reward`` (B, T) is the global reward of each frame, not-finite where nobody scored it.
-        Images sum over pixels, the KL over groups with free nats, both mean over (B, T).
+        Images sum over pixels, the KL over groups with free nats, both mean over (B, T);
+        ``emphasis`` multiplies the image part.
         """
         c = self.config
         latent, prior, posterior = self.observe(frames, action, first)
@@ -291,7 +297,7 @@ class Rssm(nn.Module):
             'representation': divergence(posterior, prior.detach()).clamp(min=c.free_nats).mean(),
         }
         total = (
-            c.image_scale * parts['image']
+            emphasis * c.image_scale * parts['image']
             + c.reward_scale * parts['reward']
             + c.dynamics_scale * parts['dynamics']
             + c.representation_scale * parts['representation']
