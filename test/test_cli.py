@@ -23,22 +23,27 @@ def test_help_lists_every_command(capsys):
 
 def test_help_imports_nothing_heavy():
     """The package's own start is what a person waits for."""
-    code = ('import sys; import dmo_ros.cli as c; c.main(["--help"]);'
-            'print(sorted(m for m in ("torch","rclpy","cv2","numpy","onnxruntime") '
-            'if m in sys.modules))')
+    code = (
+        'import sys; import dmo_ros.cli as c; c.main(["--help"]);'
+        'print(sorted(m for m in ("torch","rclpy","cv2","numpy","onnxruntime") '
+        'if m in sys.modules))'
+    )
     begun = time.monotonic()
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == '[]'
     assert time.monotonic() - begun < 20
 
 
-@pytest.mark.parametrize('words, said', [
-    (['recrod'], "did you mean 'record'"),
-    (['verify', 'nothing.onnx'], 'cannot be read'),
-    (['recover', 'nothing'], 'nothing'),
-    (['record', 'pushr', '-o', 'x'], 'there is no task'),
-    (['convert', 'nothing', '-o', 'x'], 'nothing'),
-])
+@pytest.mark.parametrize(
+    'words, said',
+    [
+        (['recrod'], "did you mean 'record'"),
+        (['verify', 'nothing.onnx'], 'cannot be read'),
+        (['recover', 'nothing'], 'nothing'),
+        (['record', 'pushr', '-o', 'x'], 'there is no task'),
+        (['convert', 'nothing', '-o', 'x'], 'nothing'),
+    ],
+)
 def test_what_cannot_be_done_is_one_sentence(words, said, capsys, tmp_path, monkeypatch):
     """Exit code 2, the reason, and no traceback."""
     monkeypatch.chdir(tmp_path)
@@ -60,6 +65,7 @@ def test_every_stage_has_its_presets(capsys, tmp_path):
     """An unknown preset lists the ones there are."""
     pytest.importorskip('torch')
     from dmo_training.presets import preset, STAGES
+
     for stage in STAGES:
         assert preset(stage, 'demo')
         with pytest.raises(ValueError, match='demo'):

@@ -20,7 +20,11 @@ STAGES = ('global', 'reward', 'local', 'policy', 'ppo')
 # The pusher's reward at demo size is learned from the milestone key alone; the goal energy is the
 # paper's for Push-T and is measured beside it in docs/results/pusher_contact.md.
 _DEMO_REWARD = RewardConfig(
-    frame_size=32, channels=16, units=64, energy_weight=0.0, milestone_weight=1.0,
+    frame_size=32,
+    channels=16,
+    units=64,
+    energy_weight=0.0,
+    milestone_weight=1.0,
     anticipation=(0.95,),
 )
 # A quarter of the paper's widths; what moves is weighed up because the tool is a few pixels.

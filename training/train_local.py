@@ -31,8 +31,8 @@ class Config:
     """
     One run of this stage; the learning rate falls linearly to ``final_rate`` of itself.
 
-    For the first ``picture_share`` of the updates the image loss counts ``picture_emphasis`` times:
-    small things must first be in the latent at all, then the prior must learn to predict it.
+    For the first ``picture_share`` of the updates the image loss counts ``picture_emphasis``
+    times: small things must be in the latent at all before the prior can learn to predict it.
     """
 
     task: str
