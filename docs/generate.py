@@ -61,8 +61,11 @@ PAPER = (
     ('local model: dense units', '640', 'rssm.units'),
     ('local model: channels multiplier', '48', 'rssm.multiplier'),
     ('local model: MLP layers', '3', 'rssm.mlp_layers'),
-    ('KL scales dyn / rep / free', '0.5 / 0.1 / 1.0',
-     'rssm.dynamics_scale rssm.representation_scale rssm.free_nats'),
+    (
+        'KL scales dyn / rep / free',
+        '0.5 / 0.1 / 1.0',
+        'rssm.dynamics_scale rssm.representation_scale rssm.free_nats',
+    ),
     ('reward bins / span', '101 / 10', 'rssm.reward_bins rssm.reward_span'),
     ('loss scale of images', '-', 'rssm.image_scale'),
     ('loss scale of the reward', '-', 'rssm.reward_scale'),
@@ -78,26 +81,51 @@ PAPER = (
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a Markdown table; a bar inside a cell is escaped."""
     lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |'
-                     for line in lines)
+    return '\n'.join(
+        '| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |' for line in lines
+    )
 
 
 def tasks() -> str:
     """Tabulate core/tasks.py."""
     from dmo_ros.core.tasks import TASKS
     from dmo_ros.stacks import STACKS
-    head = ('task', 'robot', 'rate', 'camera', 'world model sees', 'policy sees', 'actions',
-            'policy drives', 'success', 'global model', 'reward', 'runs')
+
+    head = (
+        'task',
+        'robot',
+        'rate',
+        'camera',
+        'world model sees',
+        'policy sees',
+        'actions',
+        'policy drives',
+        'success',
+        'global model',
+        'reward',
+        'runs',
+    )
     rows = []
     for t in TASKS.values():
         stack = f', stack {t.frame_stack}' if t.frame_stack > 1 else ''
         state = f' + {len(t.proprioception)} fields' if t.proprioception else ''
-        rows.append((
-            f'`{t.name}`', t.robot, f'{t.rate_hz:g} Hz', f'{t.camera.width}x{t.camera.height}',
-            f'{t.frame_size}x{t.frame_size}{stack}{state}', f'{t.policy_size}x{t.policy_size}',
-            len(t.actions), _driven(t), f'{t.success.distance} < {t.success.threshold:g} '
-            f'{t.success.unit}, {t.success.hold_steps} steps', t.global_model, t.reward,
-            'yes' if t.name in STACKS else 'not yet'))
+        rows.append(
+            (
+                f'`{t.name}`',
+                t.robot,
+                f'{t.rate_hz:g} Hz',
+                f'{t.camera.width}x{t.camera.height}',
+                f'{t.frame_size}x{t.frame_size}{stack}{state}',
+                f'{t.policy_size}x{t.policy_size}',
+                len(t.actions),
+                _driven(t),
+                f'{t.success.distance} < {t.success.threshold:g} '
+                f'{t.success.unit}, {t.success.hold_steps} steps',
+                t.global_model,
+                t.reward,
+                'yes' if t.name in STACKS else 'not yet',
+            )
+        )
     return table(head, rows)
 
 
@@ -110,20 +138,35 @@ def _driven(task: Any) -> str:
 def arguments() -> str:
     """Tabulate the arguments of stacks.py."""
     from dmo_ros.stacks import ARGUMENTS
-    return table(('argument', 'default', 'values', 'meaning'), [
-        (f'`{a.name}:=`', f'`{a.default!r}`', ', '.join(a.choices) or type(a.default).__name__,
-         a.description) for a in ARGUMENTS])
+
+    return table(
+        ('argument', 'default', 'values', 'meaning'),
+        [
+            (
+                f'`{a.name}:=`',
+                f'`{a.default!r}`',
+                ', '.join(a.choices) or type(a.default).__name__,
+                a.description,
+            )
+            for a in ARGUMENTS
+        ],
+    )
 
 
 def nodes() -> str:
     """Start every node once, in this process, and tabulate what it says and hears."""
     import numpy as np
     import rclpy
+
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         np.save(f'{folder}/starts.npy', np.full((1, 4), 0.5))
-        given = ['recorder:autostart:=false', f'evaluator:starts:={folder}/starts.npy',
-                 f'evaluator:out:={folder}/states.npy', 'camera:topic:=twin/image']
+        given = [
+            'recorder:autostart:=false',
+            f'evaluator:starts:={folder}/starts.npy',
+            f'evaluator:out:={folder}/states.npy',
+            'camera:topic:=twin/image',
+        ]
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         words = [word for value in given for word in ('-p', value)]
         rclpy.init(args=['--ros-args', *words, '--log-level', 'fatal'])
@@ -137,8 +180,11 @@ def nodes() -> str:
 
 def _make(name: str) -> Any:
     module = importlib.import_module(f'dmo_ros.nodes.{name}')
-    kind = next(kind for key, kind in vars(module).items()
-                if key.endswith('Node') and getattr(kind, '__module__', '') == module.__name__)
+    kind = next(
+        kind
+        for key, kind in vars(module).items()
+        if key.endswith('Node') and getattr(kind, '__module__', '') == module.__name__
+    )
     return kind()
 
 
@@ -147,9 +193,11 @@ def _describe(name: str, node: Any) -> tuple[str, ...]:
     doc = ' '.join((module.__doc__ or '').strip().split('\n\n')[0].split()).replace('``', '`')
     heard = _listed((s.topic_name, s.msg_type) for s in node.subscriptions)
     said = _listed((p.topic_name, p.msg_type) for p in node.publishers)
-    served = _listed((node.resolve_service_name(s.srv_name), s.srv_type) for s in node.services
-                     if 'rcl_interfaces' not in s.srv_type.__module__
-                     and 'type_description' not in s.srv_name)
+    served = _listed(
+        (node.resolve_service_name(s.srv_name), s.srv_type)
+        for s in node.services
+        if 'rcl_interfaces' not in s.srv_type.__module__ and 'type_description' not in s.srv_name
+    )
     node.destroy_node()
     return f'`{name}`', doc.rstrip('.'), heard, said, served
 
@@ -167,12 +215,17 @@ def parameters() -> str:
     found: dict[tuple[str, ...], list[str]] = {}
     for name in NODES:
         module = importlib.import_module(f'dmo_ros.nodes.{name}')
-        kind = next(kind for key, kind in vars(module).items() if key.endswith('Config')
-                    and kind.__module__ == module.__name__)
+        kind = next(
+            kind
+            for key, kind in vars(module).items()
+            if key.endswith('Config') and kind.__module__ == module.__name__
+        )
         for row in _parameters(kind):
             found.setdefault(row, []).append(f'`{name}`')
-    return table(('node', 'parameter', 'default', 'range', 'description'),
-                 [(', '.join(names), *row) for row, names in found.items()])
+    return table(
+        ('node', 'parameter', 'default', 'range', 'description'),
+        [(', '.join(names), *row) for row, names in found.items()],
+    )
 
 
 def _parameters(kind: Any, prefix: str = '') -> list[tuple[str, ...]]:
@@ -186,8 +239,14 @@ def _parameters(kind: Any, prefix: str = '') -> list[tuple[str, ...]]:
         if meta.get('low') is not None:
             span = f'{meta["low"]:.10g} to {meta["high"]:.10g}'
         text = meta.get('description', '')
-        rows.append((f'`{prefix}{item.name}`', _value(item.default), span or '-',
-                     text[:1].lower() + text[1:]))
+        rows.append(
+            (
+                f'`{prefix}{item.name}`',
+                _value(item.default),
+                span or '-',
+                text[:1].lower() + text[1:],
+            )
+        )
     return rows
 
 
@@ -204,8 +263,10 @@ def hyperparameters() -> str:
     columns = [_configs('paper'), _configs('demo')]
     rows = []
     for text, stated, paths in PAPER:
-        cells = [' / '.join(_value(_field(column, path)) for path in paths.split())
-                 for column in columns]
+        cells = [
+            ' / '.join(_value(_field(column, path)) for path in paths.split())
+            for column in columns
+        ]
         names = ', '.join(f'`{path.split(".")[1]}`' for path in paths.split())
         rows.append((text, names, stated, *cells))
     return table(('setting', 'field', 'the paper', 'preset `paper`', 'preset `demo`'), rows)
@@ -214,14 +275,23 @@ def hyperparameters() -> str:
 def _configs(name: str) -> dict[str, Any]:
     """Return the configs of a preset by the words that PAPER uses."""
     from dmo_training.presets import preset
+
     found = {}
     for stage in ('local', 'policy', 'reward'):
         script = importlib.import_module(f'dmo_training.train_{stage}')
-        paths = {item.name: Path() for item in fields(script.Config)
-                 if item.name in ('data', 'out', 'reward', 'global_model', 'local_model')}
+        paths = {
+            item.name: Path()
+            for item in fields(script.Config)
+            if item.name in ('data', 'out', 'reward', 'global_model', 'local_model')
+        }
         found[stage] = script.Config(task='pusher', **paths, **preset(stage, name))
-    return {'agent': found['policy'].agent, 'rssm': found['local'].model,
-            'policy': found['policy'], 'local': found['local'], 'reward': found['reward'].model}
+    return {
+        'agent': found['policy'].agent,
+        'rssm': found['local'].model,
+        'policy': found['policy'],
+        'local': found['local'],
+        'reward': found['reward'].model,
+    }
 
 
 def _field(configs: dict[str, Any], path: str) -> Any:
@@ -230,8 +300,12 @@ def _field(configs: dict[str, Any], path: str) -> Any:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    'tasks': tasks, 'arguments': arguments, 'nodes': nodes, 'parameters': parameters,
-    'hyperparameters': hyperparameters}
+    'tasks': tasks,
+    'arguments': arguments,
+    'nodes': nodes,
+    'parameters': parameters,
+    'hyperparameters': hyperparameters,
+}
 
 
 def render(text: str, name: str, content: str) -> str:
@@ -253,8 +327,10 @@ def main(words: Sequence[str]) -> int:
                 print(f'{guide}: {name} is left as it is; {error.name} is not installed here')
         if new != old:
             stale = True
-            print(f'{guide}: ' + ('out of date; run python docs/generate.py'
-                                  if '--check' in words else 'written'))
+            print(
+                f'{guide}: '
+                + ('out of date; run python docs/generate.py' if '--check' in words else 'written')
+            )
             if '--check' not in words:
                 path.write_text(new)
     return 1 if stale and '--check' in words else 0

@@ -26,8 +26,12 @@ def blocks(text, kind):
 
 def commands():
     """Return every `dmo ...` line of the guide, split into words, without its comment."""
-    lines = [line.split('#')[0].strip() for path in GUIDES
-             for block in blocks(path.read_text(), '') for line in block.splitlines()]
+    lines = [
+        line.split('#')[0].strip()
+        for path in GUIDES
+        for block in blocks(path.read_text(), '')
+        for line in block.splitlines()
+    ]
     return sorted({line for line in lines if line.startswith('dmo ')})
 
 
@@ -63,8 +67,11 @@ def test_the_lead_may_fill_in_the_measured_table():
 
 def test_make_has_the_targets_that_are_named():
     targets = set(re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.M))
-    named = {word for path in GUIDES
-             for word in re.findall(r'(?:^|`)make ([a-z]+)(?:`|\s)', path.read_text(), re.M)}
+    named = {
+        word
+        for path in GUIDES
+        for word in re.findall(r'(?:^|`)make ([a-z]+)(?:`|\s)', path.read_text(), re.M)
+    }
     assert {'demo', 'test', 'check'} <= named <= targets
 
 
@@ -95,16 +102,21 @@ def test_the_example_runs_and_is_short(tmp_path):
     from dmo_training.export import export
     from dmo_training.models.actor_critic import Actor
     from dmo_training.models.rssm import Rssm, RssmConfig
+
     torch.manual_seed(0)
-    rssm = Rssm(RssmConfig(frame_size=32, recurrent=16, groups=4, classes=4, units=16,
-                           multiplier=4, mlp_layers=1))
+    rssm = Rssm(
+        RssmConfig(
+            frame_size=32, recurrent=16, groups=4, classes=4, units=16, multiplier=4, mlp_layers=1
+        )
+    )
     actor = Actor(rssm.features_width, rssm.config.actions, (16,))
     export(RssmPolicy(rssm, actor), get_task('pusher'), tmp_path / 'policy.onnx', parity_steps=8)
-    example, = blocks(README, 'python')
+    (example,) = blocks(README, 'python')
     assert len(example.splitlines()) <= 20
     alone = "\nimport sys\nprint({'torch', 'rclpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, '-c', example + alone], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', example + alone], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.stdout.startswith('object [') and done.stdout.endswith('set()\n'), done.stderr
 
 
