@@ -56,6 +56,8 @@ PAPER = (
     ('local model: learning rate, pretraining', '1e-4', 'local.learning_rate'),
     ('local model: learning rate, online', '1e-4', 'policy.model_lr'),
     ('local model: updates before RL', '-', 'local.updates'),
+    ('share of them that emphasises images', '-', 'local.picture_share'),
+    ('how much', '-', 'local.picture_emphasis'),
     ('local model: recurrent', '1024', 'rssm.recurrent'),
     ('local model: groups x classes', '32 x 32', 'rssm.groups rssm.classes'),
     ('local model: dense units', '640', 'rssm.units'),
