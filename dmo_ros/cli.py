@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 import json
+import os
 from pathlib import Path
 import sys
 from typing import Any
@@ -50,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         return command(words[1:])
+    except BrokenPipeError:  # `dmo ... | head`: nobody reads on, and that is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f'dmo {words[0]}: interrupted', file=sys.stderr)
         return 130
@@ -229,12 +233,13 @@ def train(
     **fields: Any,
 ) -> Path:
     """Train a stage with a preset; ``runs`` names the folders of the stages it builds on."""
+    # First what costs nothing to find out: the libraries of a stage take seconds to load.
+    inputs = {name: _checkpoint(name, run, fields) for name, run in runs.items()}
     import importlib
 
     from dmo_training.presets import preset as preset_of
 
     script = importlib.import_module(f'dmo_training.train_{stage}')
-    inputs = {name: _checkpoint(name, run, fields) for name, run in runs.items()}
     values = {**preset_of(stage, preset), **inputs, **fields}
     path: Path = script.train(script.Config(task=task, data=data, out=out, **values), resume)
     return path

@@ -250,7 +250,10 @@ def describe(report: Figures, folder: Path) -> str:
         'record': f'{play["frames"]} frames, {play["labelled_share"]:.0%} labelled, '
         f'{drops} dropped',
         'convert': '',
-        'global': _say(figures['global'], ('object_vanished_16', 'action_followed')),
+        'global': _say(
+            figures['global'],
+            ('psnr_model_10', 'psnr_copy_10', 'object_vanished_16', 'tool_follows'),
+        ),
         'reward': _say(figures['reward'], ('milestone_auroc', 'rank_accuracy')),
         'local': _say(figures['local'], ('frame_error_1', 'copy_error_1', 'reward_error_1')),
         'policy': _say(figures['policy'], ('step', 'reward', 'strict')),

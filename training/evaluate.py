@@ -160,14 +160,15 @@ def _actor(policy: Any, spec: TaskSpec, episodes: int, seed: int) -> tuple[str, 
     if policy in SKILLS:
         operator = PusherOperator(episodes, seed, skill=policy)
         return policy, lambda twin: operator.act(twin.state)[0]
+    name = str(policy) if isinstance(policy, (str, Path)) else type(policy).__name__
     if isinstance(policy, (str, Path)):
         policy = Policy.load(policy, spec)
     if isinstance(policy, Policy):
-        name, loop = policy.digest[:12], policy.loop(episodes)
+        loop = policy.loop(episodes)
     else:
         from .export import torch_loop
 
-        name, loop = type(policy).__name__, torch_loop(policy, spec, episodes)
+        loop = torch_loop(policy, spec, episodes)
     return name, lambda twin: to_si(loop.step(twin.render()), spec.driven)
 
 

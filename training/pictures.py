@@ -87,10 +87,11 @@ def learning_curve(runs: Sequence[Path], out: Path) -> None:
         for axis, name in ((left, 'strict'), (right, 'reward')):
             points = [(row['step'], row[name]) for row in rows if name in row]
             if points:
-                steps, values = zip(*points)
+                steps = [step / 1000 for step, _ in points]
+                values = [value for _, value in points]
                 axis.plot(steps, values, label=run.name, marker='.' if name == 'strict' else None)
-    left.set(title='strict success on the twin', ylim=(0, 1), xlabel='imagined samples')
-    right.set(title='imagined reward per step', xlabel='imagined samples')
+    left.set(title='strict success on the twin', ylim=(0, 1), xlabel='thousand imagined samples')
+    right.set(title='imagined reward per step', xlabel='thousand imagined samples')
     for axis in (left, right):
         axis.grid(alpha=0.3)
     left.legend()
