@@ -133,7 +133,11 @@ def _recover(words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     from .core.rosbag import recover
 
-    _print(recover(given.bag), given.json)
+    facts = recover(given.bag)
+    if not given.json:
+        for inner in ('custom', 'whole', 'end'):
+            facts.pop(inner, None)
+    _print(facts, given.json)
     return 0
 
 
