@@ -47,7 +47,7 @@ _DEMO_AGENT = DmoSapoConfig(
     actors=32,
     horizon=16,
     episode_length=64,
-    epochs=300,
+    epochs=450,
     gamma=0.8,
     alpha_init=0.02,
     target_entropy=-1.0,
@@ -82,8 +82,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             'model_batch': 16,
             'model_length': 8,
             'model_lr': 5e-4,
-            'replay': 150_000,
-            'evaluate_every': 30,
+            'replay': 200_000,
+            'evaluate_every': 45,
         },
         'paper': {'agent': DmoSapoConfig()},
         'smoke': {
@@ -101,7 +101,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             'agent': PpoConfig(
                 actors=64,
                 horizon=16,
-                samples=153_600,
+                samples=230_400,
                 gamma=0.8,
                 mini_epochs=8,
                 mini_batch=256,
