@@ -124,39 +124,8 @@ def demo(
         [('convert', ['convert', f'{folder}/bag', '-o', f'{folder}/dataset', '--task', task])]
     )
     stages.run(*_learning(task, folder, seed, preset))
-    stages.run(
-        [
-            (
-                'policy',
-                [
-                    *_train('policy', task, folder, seed, preset),
-                    '--global',
-                    f'{folder}/global',
-                    '--reward',
-                    f'{folder}/reward',
-                    '--local',
-                    f'{folder}/local',
-                    '--threads',
-                    '1',
-                ],
-            )
-        ]
-    )
-    stages.run(
-        [
-            (
-                'export',
-                [
-                    'export',
-                    f'{folder}/policy',
-                    '-o',
-                    f'{folder}/policy.onnx',
-                    '--data',
-                    f'{folder}/dataset',
-                ],
-            )
-        ]
-    )
+    stages.run([('policy', _policy(task, folder, seed, preset))])
+    stages.run([('export', _export(folder))])
     results = stages.time('evaluate', lambda: _evaluate(task, folder, episodes, graph_episodes))
     stages.time('pictures', lambda: _pictures(task, folder))
     report = {
@@ -209,6 +178,17 @@ def _learning(
         [('global', _train('global', task, folder, seed, preset) + one)],
         [('reward', _train('reward', task, folder, seed, preset) + one), ('local', local + one)],
     ]
+
+
+def _policy(task: str, folder: Path, seed: int, preset: str) -> list[str]:
+    runs = {'--global': 'global', '--reward': 'reward', '--local': 'local'}
+    named = [word for option, run in runs.items() for word in (option, f'{folder}/{run}')]
+    return [*_train('policy', task, folder, seed, preset), *named, '--threads', '1']
+
+
+def _export(folder: Path) -> list[str]:
+    out, data = f'{folder}/policy.onnx', f'{folder}/dataset'
+    return ['export', f'{folder}/policy', '-o', out, '--data', data]
 
 
 def _evaluate(task: str, folder: Path, episodes: int, graph_episodes: int) -> list[Figures]:

@@ -15,20 +15,13 @@ import struct
 from types import TracebackType
 from typing import Any
 
+from dmo_ros.core.actions import TWIST_AXES
 from dmo_ros.core.encodings import decode
 from dmo_ros.core.tasks import TaskError, TaskSpec
 import numpy as np
 
 _TIMED = ('std_msgs/msg/Header', 'builtin_interfaces/msg/Time')
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
-_AXES = {
-    'vx': ('linear', 'x'),
-    'vy': ('linear', 'y'),
-    'vz': ('linear', 'z'),
-    'wx': ('angular', 'x'),
-    'wy': ('angular', 'y'),
-    'wz': ('angular', 'z'),
-}
 
 
 class BagError(ValueError):
@@ -185,10 +178,10 @@ def command_values(message: Any, kind: str, spec: TaskSpec) -> list[float]:
             )
         return [*message.upper_body, *message.locomotion]
     twist = getattr(message, 'twist', message)
-    unknown = [field.name for field in spec.actions if field.name not in _AXES]
+    unknown = [field.name for field in spec.actions if field.name not in TWIST_AXES]
     if unknown:
         raise BagError(f'a {kind} cannot hold {", ".join(unknown)} of task {spec.name!r}')
-    axes = [_AXES[field.name] for field in spec.actions]
+    axes = [TWIST_AXES[field.name] for field in spec.actions]
     return [float(getattr(getattr(twist, part), axis)) for part, axis in axes]
 
 

@@ -8,6 +8,16 @@ import numpy as np
 
 from .tasks import Field
 
+# Action field -> where a TwistStamped carries it (REP-103: m/s and rad/s).
+TWIST_AXES = {
+    'vx': ('linear', 'x'),
+    'vy': ('linear', 'y'),
+    'vz': ('linear', 'z'),
+    'wx': ('angular', 'x'),
+    'wy': ('angular', 'y'),
+    'wz': ('angular', 'z'),
+}
+
 
 class ActionError(ValueError):
     """An action of the wrong width, or one that is not finite."""

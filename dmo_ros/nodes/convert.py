@@ -17,6 +17,7 @@ import numpy as np
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
+from ..core.actions import TWIST_AXES
 from ..core.encodings import decode, ENCODINGS
 from ..core.images import ImageError
 from ..core.tasks import TaskError, TaskSpec
@@ -34,16 +35,6 @@ _LAYOUTS = {
     'mono16': ('u2', 1),
     '16UC1': ('u2', 1),
     '32FC1': ('f4', 1),
-}
-
-# Action field -> where a TwistStamped carries it (REP-103: m/s and rad/s).
-_TWIST = {
-    'vx': ('linear', 'x'),
-    'vy': ('linear', 'y'),
-    'vz': ('linear', 'z'),
-    'wx': ('angular', 'x'),
-    'wy': ('angular', 'y'),
-    'wz': ('angular', 'z'),
 }
 
 
@@ -144,7 +135,7 @@ def to_twist(values: Sequence[float], spec: TaskSpec, stamp: int) -> TwistStampe
     """Return driven fields (SI) as a TwistStamped in the task's command frame."""
     message = TwistStamped(header=Header(stamp=to_time(stamp), frame_id=spec.command_frame))
     for name, value in zip(spec.policy_actions, values):
-        part, axis = _TWIST[name]
+        part, axis = TWIST_AXES[name]
         setattr(getattr(message.twist, part), axis, float(value))
     return message
 
@@ -157,13 +148,13 @@ def from_twist(message: TwistStamped, spec: TaskSpec) -> tuple[float, ...]:
         return (float('nan'),) * len(spec.policy_actions)
     return tuple(
         getattr(getattr(message.twist, part), axis)
-        for part, axis in (_TWIST[name] for name in spec.policy_actions)
+        for part, axis in (TWIST_AXES[name] for name in spec.policy_actions)
     )
 
 
 def require_twist(spec: TaskSpec) -> None:
     """Refuse a task whose driven fields are not velocities that a TwistStamped can carry."""
-    other = [name for name in spec.policy_actions if name not in _TWIST]
+    other = [name for name in spec.policy_actions if name not in TWIST_AXES]
     if other:
         raise TaskError(
             f'task {spec.name} drives {", ".join(other)}, which a TwistStamped cannot '
