@@ -22,7 +22,7 @@ with contextlib.suppress(ImportError):  # without ROS every test in this folder 
     from std_msgs.msg import Header
     from std_srvs.srv import Trigger
 
-PATIENCE = 20.0  # seconds; a busy machine is slow, a broken graph never comes
+PATIENCE = 40.0  # seconds; a busy machine is slow, a broken graph never comes
 
 
 class Probe:
