@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .tasks import Field
+from .tasks import Field, TaskSpec
 
 # Action field -> where a TwistStamped carries it (REP-103: m/s and rad/s).
 TWIST_AXES = {
@@ -57,3 +57,9 @@ def to_normalised(si: np.ndarray, fields: Sequence[Field]) -> np.ndarray:
     """Map (..., A) in SI units to [-1, 1]; values outside the fields' range are clipped."""
     low, high = bounds(fields)
     return np.clip((check_action(si, fields) - low) / (high - low) * 2.0 - 1.0, -1.0, 1.0)
+
+
+def fill(driven: np.ndarray, spec: TaskSpec) -> tuple[float, ...]:
+    """Return all action fields (SI) of the driven ones (D,); the others are at rest."""
+    values = dict(zip(spec.policy_actions, map(float, driven)))
+    return tuple(values.get(field.name, field.rest) for field in spec.actions)

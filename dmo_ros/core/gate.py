@@ -42,7 +42,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Limits (SI, one per driven field) and time-outs (s) of a velocity-driven task."""
+    """Limits (SI, one per action field) and time-outs (s) of a velocity-driven task."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -57,8 +57,8 @@ class GateConfig:
     def of(cls, spec: TaskSpec, joy_timeout: float = 0.2, joy_rate: float = 15.0) -> GateConfig:
         """Take the limits from a task."""
         return cls(
-            tuple(f.low for f in spec.driven),
-            tuple(f.high for f in spec.driven),
+            tuple(f.low for f in spec.actions),
+            tuple(f.high for f in spec.actions),
             spec.limits.acceleration,
             spec.period,
             spec.limits.command_timeout,

@@ -23,16 +23,29 @@ class TaskError(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """One named number of an action or of proprioception, with its SI unit and range."""
+    """
+    One named number of an action or of proprioception, with its SI unit and range.
+
+    ``rest`` is its value while nobody drives it: zero velocity, or a joint's place in the robot's
+    ready posture.
+    """
 
     name: str
     unit: str
     low: float
     high: float
+    rest: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise TaskError(f'field {self.name!r}: low {self.low} must be below high {self.high}')
+        if not self.low <= self.rest <= self.high:
+            raise TaskError(f'field {self.name!r}: rest {self.rest} lies outside its range')
+
+    @property
+    def is_velocity(self) -> bool:
+        """Tell a velocity (it ceases when nobody commands) from a position (it is held)."""
+        return self.unit.endswith('/s')
 
 
 @dataclass(frozen=True)
@@ -49,13 +62,18 @@ class CameraSpec:
 @dataclass(frozen=True)
 class LimitSpec:
     """
-    What the gate enforces on a command, per policy-action field.
+    What the gate enforces on a command, per action field.
 
-    ``acceleration`` is in field unit per second; ``command_timeout`` and ``frame_timeout`` are in
-    seconds of the steady clock.  Vectors are scaled as a whole, so their direction is kept.
+    They limit motion, so a velocity field is limited by its own range, ``acceleration`` and
+    ``jerk``; a position field by its range, ``speed`` and ``acceleration`` (SI units of the
+    field's motion; ``speed`` of a velocity field and ``jerk`` of a position field bind nothing).
+    ``command_timeout`` and ``frame_timeout`` are in seconds of the steady clock.  Vectors are
+    scaled as a whole, so their direction is kept.
     """
 
+    speed: tuple[float, ...]
     acceleration: tuple[float, ...]
+    jerk: tuple[float, ...]
     command_timeout: float
     frame_timeout: float
 
@@ -102,13 +120,20 @@ class TaskSpec:
         unknown = [name for name in self.policy_actions if name not in names]
         if unknown:
             raise TaskError(f'task {self.name}: policy_actions {unknown} are not among {names}')
-        if len(self.limits.acceleration) != len(self.policy_actions):
-            raise TaskError(f'task {self.name}: one acceleration limit per policy action, please')
+        for kind in ('speed', 'acceleration', 'jerk'):
+            values = getattr(self.limits, kind)
+            if len(values) != len(self.actions) or not all(value > 0 for value in values):
+                raise TaskError(f'task {self.name}: one positive limit of {kind} per action')
 
     @property
     def period(self) -> float:
         """One control step in seconds."""
         return 1.0 / self.rate_hz
+
+    @property
+    def body(self) -> bool:
+        """Tell whether commands are whole-body ones (positions), not a twist."""
+        return not all(field.is_velocity for field in self.actions)
 
     @property
     def driven(self) -> tuple[Field, ...]:
@@ -142,7 +167,10 @@ class TaskSpec:
                     'limits': LimitSpec(
                         **{
                             **plain['limits'],
-                            'acceleration': tuple(plain['limits']['acceleration']),
+                            **{
+                                kind: tuple(plain['limits'][kind])
+                                for kind in ('speed', 'acceleration', 'jerk')
+                            },
                         }
                     ),
                     'success': SuccessSpec(**plain['success']),
@@ -200,7 +228,13 @@ _PUSHER = TaskSpec(
     actions=(_velocity('vx', 0.4), _velocity('vy', 0.4)),
     policy_actions=('vx', 'vy'),
     command_frame='board',
-    limits=LimitSpec(acceleration=(8.0, 8.0), command_timeout=0.5, frame_timeout=0.5),
+    limits=LimitSpec(
+        speed=(0.4, 0.4),
+        acceleration=(8.0, 8.0),
+        jerk=(400.0, 400.0),  # of no effect: the disc has no mass
+        command_timeout=0.5,
+        frame_timeout=0.5,
+    ),
     success=SuccessSpec('object_to_goal', 'm', 0.08, hold_steps=5, episode_steps=64),
     reward='goal_energy',
     global_model='diamond',
@@ -219,7 +253,13 @@ _PUSH_T = TaskSpec(
     actions=(_velocity('vx', 0.25), _velocity('vy', 0.25)),
     policy_actions=('vx', 'vy'),
     command_frame='world',
-    limits=LimitSpec(acceleration=(1.0, 1.0), command_timeout=0.5, frame_timeout=0.5),
+    limits=LimitSpec(
+        speed=(0.25, 0.25),
+        acceleration=(1.0, 1.0),
+        jerk=(10.0, 10.0),
+        command_timeout=0.5,
+        frame_timeout=0.5,
+    ),
     success=SuccessSpec('corner_error', 'm', 0.02, hold_steps=5, episode_steps=200),
     reward='goal_energy',
     global_model='diamond',
@@ -238,21 +278,28 @@ _PUSH_CUBE = TaskSpec(
     actions=(_velocity('vx', 0.6), _velocity('vy', 0.4), _velocity('wz', 1.0, 'rad/s')),
     policy_actions=('vx', 'vy', 'wz'),
     command_frame='base_link',
-    limits=LimitSpec(acceleration=(1.5, 1.5, 3.0), command_timeout=0.5, frame_timeout=0.5),
+    limits=LimitSpec(
+        speed=(0.6, 0.4, 1.0),
+        acceleration=(1.5, 1.5, 3.0),
+        jerk=(15.0, 15.0, 30.0),
+        command_timeout=0.5,
+        frame_timeout=0.5,
+    ),
     success=SuccessSpec('cube_to_goal', 'm', 0.6, hold_steps=5, episode_steps=150),
     reward='intent_head',
     global_model='dreamer4',
 )
 
 # Ranges in rad: 29-DoF URDF of the G1; the order is the upper-body order its controller expects.
+# Joint, left range, right range, rest on the left, rest on the right: forearms forward, hands in.
 _ARM = (
-    ('shoulder_pitch', (-3.089, 2.670), (-3.089, 2.670)),
-    ('shoulder_roll', (-1.588, 2.2515), (-2.2515, 1.588)),
-    ('shoulder_yaw', (-2.618, 2.618), (-2.618, 2.618)),
-    ('elbow', (-1.047, 2.094), (-1.047, 2.094)),
-    ('wrist_roll', (-1.972, 1.972), (-1.972, 1.972)),
-    ('wrist_pitch', (-1.614, 1.614), (-1.614, 1.614)),
-    ('wrist_yaw', (-1.614, 1.614), (-1.614, 1.614)),
+    ('shoulder_pitch', (-3.089, 2.670), (-3.089, 2.670), 0.2, 0.2),
+    ('shoulder_roll', (-1.588, 2.2515), (-2.2515, 1.588), 0.25, -0.25),
+    ('shoulder_yaw', (-2.618, 2.618), (-2.618, 2.618), 0.0, 0.0),
+    ('elbow', (-1.047, 2.094), (-1.047, 2.094), 0.6, 0.6),
+    ('wrist_roll', (-1.972, 1.972), (-1.972, 1.972), 0.0, 0.0),
+    ('wrist_pitch', (-1.614, 1.614), (-1.614, 1.614), 0.0, 0.0),
+    ('wrist_yaw', (-1.614, 1.614), (-1.614, 1.614), 0.0, 0.0),
 )
 _WAIST = (
     Field('waist_yaw', 'rad', -2.618, 2.618),
@@ -260,15 +307,15 @@ _WAIST = (
     Field('waist_pitch', 'rad', -0.52, 0.52),
 )
 _ARMS = tuple(
-    Field(f'{side}_{joint}', 'rad', *span)
-    for joint, left, right in _ARM
-    for side, span in (('left', left), ('right', right))
+    Field(f'{side}_{joint}', 'rad', *span, rest)
+    for joint, left, right, *rests in _ARM
+    for side, span, rest in zip(('left', 'right'), (left, right), rests)
 )
 _HANDS = (Field('left_hand', '1', 0.0, 1.0), Field('right_hand', '1', 0.0, 1.0))
 _LOCOMOTION = (_velocity('vx', 0.3), _velocity('vy', 0.3), _velocity('wz', 0.3, 'rad/s'))
 _G1_DRIVEN = (
     *(field.name for field in _WAIST),
-    *(f'right_{joint}' for joint, _, _ in _ARM),
+    *(f'right_{joint}' for joint, *_ in _ARM),
     'right_hand',
 )
 
@@ -285,7 +332,13 @@ _GRAB_BOX = TaskSpec(
     actions=(*_WAIST, *_ARMS, *_HANDS, *_LOCOMOTION),
     policy_actions=_G1_DRIVEN,
     command_frame='base_link',
-    limits=LimitSpec(acceleration=(4.0,) * 10 + (8.0,), command_timeout=0.25, frame_timeout=0.3),
+    limits=LimitSpec(
+        speed=(1.0,) * 3 + (1.5,) * 14 + (4.0,) * 2 + (0.3, 0.3, 0.3),
+        acceleration=(4.0,) * 3 + (6.0,) * 14 + (40.0,) * 2 + (1.0, 1.0, 1.0),
+        jerk=(40.0,) * 3 + (60.0,) * 14 + (400.0,) * 2 + (10.0, 10.0, 10.0),
+        command_timeout=0.25,
+        frame_timeout=0.3,
+    ),
     success=SuccessSpec('box_below_lift', 'm', 0.05, hold_steps=10, episode_steps=200),
     reward='intent_head',
     global_model='dreamer4',

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from dmo_ros.msg import BodyCommand
 from geometry_msgs.msg import TwistStamped
 import numpy as np
 from sensor_msgs.msg import Image, JointState
@@ -20,7 +21,9 @@ from std_msgs.msg import Header
 from ..core.actions import TWIST_AXES
 from ..core.encodings import decode, ENCODINGS
 from ..core.images import ImageError
-from ..core.tasks import TaskError, TaskSpec
+from ..core.tasks import TaskSpec
+
+UPPER_BODY = 19  # numbers of BodyCommand.upper_body; the rest are its locomotion
 
 # Encoding -> (numpy type of a number, numbers per pixel)
 _LAYOUTS = {
@@ -131,35 +134,47 @@ def to_time(stamp: int) -> Time:
     return Time(sec=seconds, nanosec=rest)
 
 
-def to_twist(values: Sequence[float], spec: TaskSpec, stamp: int) -> TwistStamped:
-    """Return driven fields (SI) as a TwistStamped in the task's command frame."""
-    message = TwistStamped(header=Header(stamp=to_time(stamp), frame_id=spec.command_frame))
-    for name, value in zip(spec.policy_actions, values):
-        part, axis = TWIST_AXES[name]
+def command_type(spec: TaskSpec) -> type[TwistStamped] | type[BodyCommand]:
+    """Return the message that carries a command of this task."""
+    return BodyCommand if spec.body else TwistStamped
+
+
+def to_command(values: Sequence[float], spec: TaskSpec, stamp: int) -> TwistStamped | BodyCommand:
+    """Return the task's action fields (SI) as its message, in the task's command frame."""
+    header = Header(stamp=to_time(stamp), frame_id=spec.command_frame)
+    if spec.body:
+        upper = [float(value) for value in values]
+        legs = upper[UPPER_BODY:]
+        del upper[UPPER_BODY:]
+        return BodyCommand(header=header, task=spec.name, upper_body=upper, locomotion=legs)
+    message = TwistStamped(header=header)
+    for field, value in zip(spec.actions, values):
+        part, axis = TWIST_AXES[field.name]
         setattr(getattr(message.twist, part), axis, float(value))
     return message
 
 
-def from_twist(message: TwistStamped, spec: TaskSpec) -> tuple[float, ...]:
-    """Return the driven fields; a non-finite number anywhere in the message makes them all NaN."""
-    linear, angular = message.twist.linear, message.twist.angular
-    everything = linear.x + linear.y + linear.z + angular.x + angular.y + angular.z
-    if everything - everything != 0.0:  # inf or NaN anywhere
-        return (float('nan'),) * len(spec.policy_actions)
-    return tuple(
-        getattr(getattr(message.twist, part), axis)
-        for part, axis in (TWIST_AXES[name] for name in spec.policy_actions)
-    )
+def from_command(message: TwistStamped | BodyCommand, spec: TaskSpec) -> tuple[float, ...]:
+    """
+    Return the task's action fields; one number that is not finite makes them all NaN.
 
-
-def require_twist(spec: TaskSpec) -> None:
-    """Refuse a task whose driven fields are not velocities that a TwistStamped can carry."""
-    other = [name for name in spec.policy_actions if name not in TWIST_AXES]
-    if other:
-        raise TaskError(
-            f'task {spec.name} drives {", ".join(other)}, which a TwistStamped cannot '
-            'carry; this node serves the tasks that drive velocities'
+    A BodyCommand of another task gives no fields at all: its receiver refuses the width.
+    """
+    if spec.body:
+        if message.task != spec.name:
+            return ()
+        values = (*map(float, message.upper_body), *map(float, message.locomotion))
+        total = sum(values)
+    else:
+        linear, angular = message.twist.linear, message.twist.angular
+        total = linear.x + linear.y + linear.z + angular.x + angular.y + angular.z
+        values = tuple(
+            getattr(getattr(message.twist, part), axis)
+            for part, axis in (TWIST_AXES[field.name] for field in spec.actions)
         )
+    if total - total != 0.0:  # inf or NaN anywhere
+        return (float('nan'),) * len(values)
+    return values
 
 
 def joint_state(names: Sequence[str], positions: Any, header: Header) -> JointState:

@@ -21,7 +21,7 @@ from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
 from . import qos, run
-from .convert import from_twist, nanoseconds, require_twist, to_twist
+from .convert import command_type, from_command, nanoseconds, to_command
 from .diagnostics import Diagnostics, ERROR, OK, status, WARN
 from .parameters import declare, parameter
 from .teleop import check_pad
@@ -53,8 +53,7 @@ class GateNode(Node):
         super().__init__('gate')
         self.config = config = declare(self, GateNodeConfig)
         self.spec = get_task(config.task)
-        require_twist(self.spec)
-        check_pad(config.pad, len(self.spec.driven))
+        check_pad(config.pad, len(self.spec.actions))
         limits = GateConfig.of(self.spec, config.joy_timeout, config.joy_rate)
         self.gate = Gate(limits, self._on_transition)
         self._shown: tuple[str, ...] = ()
@@ -64,12 +63,12 @@ class GateNode(Node):
         self._show_status()
 
     def _make_interfaces(self) -> None:
-        self.command_out = self.create_publisher(TwistStamped, 'cmd', qos.COMMAND_OUT)
+        self.command_out = self.create_publisher(command_type(self.spec), 'cmd', qos.COMMAND_OUT)
         self.status_out = self.create_publisher(DiagnosticStatus, '~/status', qos.LATCHED)
         for source in (TELEOP, POLICY):
             topic = f'cmd_{source}'
             self.create_subscription(
-                TwistStamped,
+                command_type(self.spec),
                 topic,
                 partial(self._on_command, source),
                 qos.COMMAND_IN,
@@ -104,7 +103,7 @@ class GateNode(Node):
             self.gate.on_command(
                 time.monotonic(),
                 source,
-                from_twist(message, self.spec),
+                from_command(message, self.spec),
                 stamp,
                 message.header.frame_id,
             )
@@ -116,7 +115,7 @@ class GateNode(Node):
 
     def _send(self, command: Command | None) -> None:
         if command is not None:
-            self.command_out.publish(to_twist(command.values, self.spec, command.stamp))
+            self.command_out.publish(to_command(command.values, self.spec, command.stamp))
 
     # ------------------------------------------------------------------ people
     def _serve(

@@ -14,17 +14,16 @@ from dataclasses import dataclass
 import time
 
 from dmo_ros.msg import PolicyStatus
-from geometry_msgs.msg import TwistStamped
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from . import Finished, qos, run
-from .convert import nanoseconds, require_twist, to_rgb, to_time, to_twist
+from .convert import command_type, nanoseconds, to_command, to_rgb, to_time
 from .diagnostics import Diagnostics, ERROR, OK, WARN
 from .parameters import declare, parameter
-from ..core.actions import to_si
+from ..core.actions import fill, to_si
 from ..core.images import ImageError
 from ..core.policy import Policy, PolicyError
 from ..core.seal import ContractError
@@ -63,14 +62,15 @@ class PolicyNode(LifecycleNode):
         super().__init__('policy')
         self.config = declare(self, PolicyConfig)
         self.spec = get_task(self.config.task)
-        require_twist(self.spec)
         self.policy: Policy | None = None
         self.state, self.reason = PolicyStatus.UNCONFIGURED, 'no policy is loaded'
         self.latency = self.slowest = 0.0
         self.misses = self.answers = 0
         self.watch = FrameWatch(self.spec.limits.frame_timeout)
         self.last = 0
-        self.command_out = self.create_publisher(TwistStamped, 'cmd_policy', qos.COMMAND_OUT)
+        self.command_out = self.create_publisher(
+            command_type(self.spec), 'cmd_policy', qos.COMMAND_OUT
+        )
         self.status_out = self.create_publisher(PolicyStatus, '~/status', qos.LATCHED)
         self.create_subscription(Image, 'image_raw', self._on_image, qos.SENSOR)
         self.create_service(Trigger, '~/reset', self._on_reset)
@@ -144,7 +144,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(str(error))
             self._become(PolicyStatus.FAULT, str(error), stamp)
             return
-        self._answer(to_si(action, self.spec.driven).tolist(), stamp, began)
+        self._answer(fill(to_si(action, self.spec.driven), self.spec), stamp, began)
 
     def _answer(self, values: Sequence[float], stamp: int, began: float) -> None:
         self.latency = time.monotonic() - began
@@ -152,7 +152,7 @@ class PolicyNode(LifecycleNode):
         if self.latency > self.spec.limits.frame_timeout:
             self._miss(f'an answer took {self.latency:.2f} s; it is too late to be sent')
             return
-        self.command_out.publish(to_twist(values, self.spec, stamp))
+        self.command_out.publish(to_command(values, self.spec, stamp))
         self.answers += 1
         self._publish_status(stamp)
 

@@ -17,7 +17,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
 from . import qos, run
-from .convert import nanoseconds, require_twist, to_twist
+from .convert import nanoseconds, to_command
 from .parameters import declare, parameter
 from ..core.gate import within_box
 from ..core.intent import IntentButtons, PadError, PadMap, read_pad
@@ -43,7 +43,6 @@ class TeleopNode(Node):
         super().__init__('teleop')
         self.config = config = declare(self, TeleopConfig)
         self.spec = get_task(config.task)
-        require_twist(self.spec)
         check_pad(config.pad, len(self.spec.driven))
         self.buttons = IntentButtons(config.intent_mode)
         self.low = [item.low for item in self.spec.driven]
@@ -66,7 +65,7 @@ class TeleopNode(Node):
             stick = [0.0] * len(stick)
         allowed = within_box(stick, self.low, self.high)
         stamp = nanoseconds(message.header.stamp)
-        self.command_out.publish(to_twist(allowed, self.spec, stamp))
+        self.command_out.publish(to_command(allowed, self.spec, stamp))
         self._publish_label(message, pad.intent, pad.milestone)
 
     def _publish_label(self, message: Joy, intent: bool, milestone: bool) -> None:

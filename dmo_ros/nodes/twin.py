@@ -26,7 +26,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from . import qos, run
-from .convert import from_twist, joint_state, nanoseconds, to_image, to_time
+from .convert import from_command, joint_state, nanoseconds, to_image, to_time
 from .diagnostics import Diagnostics
 from .parameters import declare, parameter
 from ..core.tasks import get_task, TaskError
@@ -84,7 +84,7 @@ class TwinNode(Node):
 
     # ------------------------------------------------------------------ time
     def _on_command(self, message: TwistStamped) -> None:
-        values = from_twist(message, self.spec)
+        values = from_command(message, self.spec)
         if not np.isfinite(values).all():
             return  # the gate never sends one; a robot would not obey it either
         self.velocity[0] = values

@@ -41,6 +41,8 @@ BOARD, GOAL, OBJECT, TOOL = (
 class PusherTwin:
     """A batch of boards; ``state`` is (B, 4) float64: tool x, y and object x, y in metres."""
 
+    names = ('tool_x', 'tool_y', 'object_x', 'object_y')
+
     def __init__(self, batch: int = 1, seed: int = 0, geometry: Geometry | None = None) -> None:
         self.spec = TASKS['pusher']
         self.geometry = geometry or Geometry()
@@ -68,14 +70,23 @@ class PusherTwin:
 
     def step(self, action: np.ndarray) -> None:
         """Apply tool velocities (B, 2) in m/s for one control period."""
+        self.advance(action, self.spec.period)
+
+    def advance(self, action: np.ndarray, seconds: float) -> None:
+        """Apply tool velocities (B, 2) in m/s for at most one control period."""
         low, high = self.spec.actions[0].low, self.spec.actions[0].high
-        move = np.clip(action, low, high) * self.spec.period / self.geometry.substeps
+        move = np.clip(action, low, high) * seconds / self.geometry.substeps
         for _ in range(self.geometry.substeps):
             self.state = _substep(self.state, move, self.geometry)
 
-    def distance(self) -> np.ndarray:
-        """Return the distance (B,) between object and goal in metres."""
-        return np.linalg.norm(self.state[:, 2:] - self.goal, axis=1)
+    def distance(self, state: np.ndarray | None = None) -> np.ndarray:
+        """Return the distance (B,) between object and goal in metres, now or in ``state``."""
+        state = self.state if state is None else state
+        return np.linalg.norm(state[:, 2:] - self.goal, axis=1)
+
+    def check(self, state: np.ndarray) -> str:
+        """Say what is wrong with a start (4,), '' for nothing."""
+        return '' if ((state > 0) & (state < 1)).all() else 'it lies outside the board (0 to 1 m)'
 
     def render(self) -> np.ndarray:
         """Return the top views, (B, S, S, 3) uint8 RGB, anti-aliased over one pixel."""

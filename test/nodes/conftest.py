@@ -71,7 +71,7 @@ class Probe:
 
     def velocity(self, topic='cmd'):
         message = self.last(topic)
-        return None if message is None else convert.from_twist(message, self.spec)
+        return None if message is None else convert.from_command(message, self.spec)
 
 
 class Pad:

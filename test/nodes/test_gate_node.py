@@ -48,7 +48,7 @@ class Desk:
         self.timer = self.probe.node.create_timer(
             0.1,
             lambda: self.policy_out.publish(
-                convert.to_twist(velocity, self.probe.spec, self.pad.stamp)
+                convert.to_command(velocity, self.probe.spec, self.pad.stamp)
             ),
         )
 
@@ -95,7 +95,9 @@ def test_it_repeats_zero_fifty_times_a_second_while_disarmed(desk):
     desk.pad.plugged = False
     desk.probe.spin(1.0)
     assert len(desk.probe.heard['cmd']) > 25
-    assert not any(any(convert.from_twist(m, desk.probe.spec)) for _, m in desk.probe.heard['cmd'])
+    assert not any(
+        any(convert.from_command(m, desk.probe.spec)) for _, m in desk.probe.heard['cmd']
+    )
 
 
 def test_the_stick_drives_after_the_gesture_and_stops_with_the_dead_man(desk):
@@ -143,7 +145,9 @@ def test_a_command_that_is_not_finite_is_a_latched_fault(desk):
     desk.arm()
     desk.play_policy((0.3, 0.1))
     desk.probe.until(desk.moving)
-    desk.policy_out.publish(convert.to_twist((float('nan'), 0.0), desk.probe.spec, desk.pad.stamp))
+    desk.policy_out.publish(
+        convert.to_command((float('nan'), 0.0), desk.probe.spec, desk.pad.stamp)
+    )
     assert desk.probe.until(lambda: not desk.moving()) < 0.1 + SLACK
     desk.wait_state('FAULT')
     desk.probe.spin(0.5)
@@ -163,12 +167,12 @@ def test_a_second_publisher_is_a_fault_and_its_values_never_pass(desk):
     out = rogue.create_publisher(TwistStamped, 'cmd_policy', qos.STREAM)  # as `ros2 topic pub`
     try:
         for _ in range(10):
-            out.publish(convert.to_twist((-0.4, -0.4), desk.probe.spec, desk.pad.stamp))
+            out.publish(convert.to_command((-0.4, -0.4), desk.probe.spec, desk.pad.stamp))
             desk.probe.spin(0.05)
         desk.wait_state('FAULT')
         assert '/rogue' in desk.reason
         assert all(
-            convert.from_twist(message, desk.probe.spec)[0] >= 0
+            convert.from_command(message, desk.probe.spec)[0] >= 0
             for _, message in desk.probe.heard['cmd']
         )
         assert not desk.probe.call('gate/clear_fault').success, 'it is still there'
@@ -195,7 +199,7 @@ def test_the_wrong_frame_is_refused(desk):
     desk.arm()
     desk.play_policy((0.1, 0.1))
     desk.probe.until(desk.moving)
-    message = convert.to_twist((0.1, 0.1), desk.probe.spec, desk.pad.stamp)
+    message = convert.to_command((0.1, 0.1), desk.probe.spec, desk.pad.stamp)
     message.header.frame_id = 'base_link'
     desk.policy_out.publish(message)
     desk.wait_state('FAULT')
@@ -206,7 +210,7 @@ def test_a_gate_that_cannot_keep_its_promise_does_not_start(start):
     for parameters, text in (
         ({'publish_hz': 20.0}, 'publish_hz'),
         ({'joy_timout': 0.1}, 'joy_timeout'),
-        ({'task': 'grab_box'}, 'grab_box'),
+        ({'task': 'grab_box'}, '22 fields'),
     ):
         child = start('gate', wait=False, **parameters)
         assert child.popen.wait(20) == 2

@@ -97,7 +97,7 @@ def test_play_is_causal_complete_and_what_the_simulator_says(listen):
     for now, later in zip(stamps, stamps[1:]):
         twin.reset(state=np.array(states[now].position)[None])
         np.testing.assert_array_equal(convert.to_rgb(images[now]), twin.render()[0])
-        twin.step(np.array([convert.from_twist(commands[now], ear.spec)]))
+        twin.step(np.array([convert.from_command(commands[now], ear.spec)]))
         np.testing.assert_allclose(twin.state[0], states[later].position, atol=1e-12)
     assert {label.label for label in labels.values()} >= {IntentLabel.PLAY}
 
@@ -162,9 +162,11 @@ def test_a_policy_drives_and_each_episode_begins_anew(listen, policy_file):
     policy = Policy.load(policy_file, ear.spec)
     for now in (stamp for stamp in stamps[start:] if stamp <= max(answers)):
         expected = to_si(policy.step(convert.to_rgb(images[now])), ear.spec.driven)
-        np.testing.assert_allclose(convert.from_twist(answers[now], ear.spec), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            convert.from_command(answers[now], ear.spec), expected, atol=1e-6
+        )
     forwarded = by_stamp(ear, 'cmd')
-    assert any(any(convert.from_twist(m, ear.spec)) for m in forwarded.values())
+    assert any(any(convert.from_command(m, ear.spec)) for m in forwarded.values())
     assert ear.last('policy/status').state == PolicyStatus.ACTIVE
 
 
@@ -182,7 +184,9 @@ def test_a_policy_that_dies_is_a_stop_and_the_next_may_drive(listen, start, poli
         count = len(ear.heard['cmd'])
         start('policy', path=str(policy_file), autostart=True)
         ear.until(
-            lambda: any(any(convert.from_twist(m, ear.spec)) for _, m in ear.heard['cmd'][count:])
+            lambda: any(
+                any(convert.from_command(m, ear.spec)) for _, m in ear.heard['cmd'][count:]
+            )
         )
     assert state_of(ear) != 'FAULT', ear.last('gate/status').message
 

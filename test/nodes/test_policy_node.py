@@ -78,7 +78,9 @@ def test_it_answers_frames_like_the_policy_itself_and_only_while_active(eye, sta
         answer, expected = eye.show(frame, ahead), to_si(oracle.step(frame), eye.probe.spec.driven)
         assert convert.nanoseconds(answer.header.stamp) == eye.stamp
         assert answer.header.frame_id == 'board'
-        np.testing.assert_allclose(convert.from_twist(answer, eye.probe.spec), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            convert.from_command(answer, eye.probe.spec), expected, atol=1e-6
+        )
 
     agree(ahead=10)  # a gap: an episode's start
     for _ in range(5):
