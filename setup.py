@@ -39,20 +39,25 @@ ROS = [
     'ros-python-cmake-module==0.11.1',
     'catkin-pkg',
     'cmake>=3.19',
+    'pyyaml>=5.4',
     'setuptools<80',
     'wheel',
 ]
 BAGS = ['rosbags>=0.11', 'opencv-python-headless>=4.8']
+SIM = ['mujoco>=3.1']
+# unitree-sdk2 insists on a cyclonedds without wheels for Python 3.11 and later; there, add it by
+# hand, as the Makefile does: pip install --no-deps unitree-sdk2==1.0.1
+UNITREE = [
+    'unitree-sdk2==1.0.1; python_version < "3.11"',
+    'cyclonedds==11.0.1; python_version >= "3.11"',
+]
+SONIC = ['pyzmq>=25', 'msgpack>=1.0']  # the G1's whole-body controller speaks these
 EXTRAS = {
     'deploy': ['onnxruntime>=1.17', *BAGS],
     'gpu': ['onnxruntime-gpu>=1.17', *BAGS],  # instead of deploy: one or the other
     'sign': ['cryptography>=40'],
-    # unitree-sdk2 insists on a cyclonedds without wheels for Python 3.11 and later; there, add
-    # it by hand: pip install --no-deps unitree-sdk2==1.0.1
-    'go2': [
-        'unitree-sdk2==1.0.1; python_version < "3.11"',
-        'cyclonedds>=11.0.1; python_version >= "3.11"',
-    ],
+    'go2': UNITREE,
+    'g1': [*UNITREE, *SONIC],
     'flexiv': ['flexivrdk<=2.0.0'],  # 2.1 refuses Rizon arms; wheels for Python 3.10 and 3.12
     'train': [
         'torch>=2.4',
@@ -69,9 +74,12 @@ EXTRAS = {
         'stable-baselines3',
         *BAGS,
     ],
-    'sim': ['mujoco>=3.1'],
+    'sim': SIM,
     'ros': ROS + BAGS,
     'test': [
+        *SIM,
+        *UNITREE,
+        *SONIC,
         'pytest>=7.4',
         'hypothesis',
         'mcap>=1.2',

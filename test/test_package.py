@@ -90,8 +90,9 @@ def test_libraries_in_use_are_in_an_extra():
         'flexivrdk': 'flexivrdk',
         'PIL': 'pillow',
         'stable_baselines3': 'stable-baselines3',
-        'unitree_sdk2py': 'unitree_sdk2py',
+        'unitree_sdk2py': 'unitree-sdk2',
         'yaml': 'pyyaml',
+        'zmq': 'pyzmq',
     }
     ros = {e.text for e in MANIFEST if e.tag in ('depend', 'exec_depend')} | NOT_IN_ROSDEP
     known = set(sys.stdlib_module_names) | {'dmo_ros', 'dmo_training'} | ros
