@@ -24,8 +24,8 @@ from . import Finished, qos, run
 from .convert import nanoseconds
 from .parameters import declare, parameter, ParameterError
 from ..core.tasks import get_task
+from ..twins.base import state_names
 
-NAMES = ['tool_x', 'tool_y', 'object_x', 'object_y']
 GAP_PERIODS = 2.5
 RETRY = 2.0  # seconds after which a start that was not taken is sent again
 
@@ -35,8 +35,8 @@ class EvaluatorConfig:
     """Parameters of the evaluator node."""
 
     task: str = parameter('pusher', 'task whose twin is watched')
-    starts: str = parameter('', 'file (.npy) with the starts, (N, 4) in metres')
-    out: str = parameter('', 'file (.npy) for the states (N, steps + 1, 4), NaN where lost')
+    starts: str = parameter('', 'file (.npy) with the starts, (N, S) as in twin/state')
+    out: str = parameter('', 'file (.npy) for the states (N, steps + 1, S), NaN where lost')
     steps: int = parameter(0, 'control steps of an episode; 0 takes those of the task', 0, 10**6)
     patience: float = parameter(30.0, 'seconds without progress until it gives up', 1.0, 3600.0)
 
@@ -50,8 +50,9 @@ class EvaluatorNode(Node):
         spec = get_task(config.task)
         self.steps = config.steps or spec.success.episode_steps
         self.period = spec.period * 1e9
-        self.starts = _read(config.starts, config.out)
-        self.states = np.full((len(self.starts), self.steps + 1, len(NAMES)), np.nan)
+        self.names = state_names(config.task)
+        self.starts = _read(config.starts, config.out, self.names)
+        self.states = np.full((len(self.starts), self.steps + 1, self.starts.shape[1]), np.nan)
         self.episode, self.begun = 0, False
         self.origin = self.newest = 0
         self.gate, self.reason = '', 'the gate says nothing'
@@ -71,7 +72,7 @@ class EvaluatorNode(Node):
         jumped = stamp - self.newest > GAP_PERIODS * self.period
         self.newest = stamp
         state = np.array(message.position)
-        if self.waiting and jumped and np.allclose(state, self.starts[self.episode], atol=1e-9):
+        if self.waiting and jumped and np.allclose(state, self.starts[self.episode], atol=1e-6):
             self.waiting, self.begun, self.origin = False, True, stamp
         if not self.begun:
             return
@@ -93,7 +94,7 @@ class EvaluatorNode(Node):
     def _place(self) -> None:
         if self.gate not in ('ARMED', 'ACTIVE') or not self.place_out.get_subscription_count():
             return
-        message = JointState(name=NAMES, position=self.starts[self.episode].tolist())
+        message = JointState(name=list(self.names), position=self.starts[self.episode].tolist())
         self.place_out.publish(message)
         self.waiting, self.placed_at = True, time.monotonic()
 
@@ -110,13 +111,13 @@ class EvaluatorNode(Node):
             raise Finished(1)
 
 
-def _read(starts: str, out: str) -> np.ndarray:
+def _read(starts: str, out: str, names: Sequence[str]) -> np.ndarray:
     try:
         found = np.load(starts, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ParameterError(f'starts:={starts} is no file of starts ({error})') from error
-    if found.ndim != 2 or found.shape[1] != len(NAMES) or not len(found):
-        raise ParameterError(f'starts:={starts} holds {found.shape}, not (N, {len(NAMES)})')
+    if found.ndim != 2 or found.shape[1] != len(names) or not len(found):
+        raise ParameterError(f'starts:={starts} holds {found.shape}, not (N, {len(names)})')
     if not out:
         raise ParameterError('out:=FILE is needed: where the states are to be written')
     return found

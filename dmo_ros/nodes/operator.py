@@ -24,8 +24,8 @@ from .convert import nanoseconds, to_time
 from .parameters import declare, parameter
 from .teleop import check_pad
 from ..core.intent import INTENT, MILESTONE, PadMap, PLAY
-from ..core.tasks import get_task, TaskError
-from ..twins.pusher_operator import PusherOperator
+from ..core.tasks import get_task
+from ..twins.base import make_operator
 
 WATCH = 'watch'
 DRIVEN = ('ARMED', 'ACTIVE')
@@ -54,15 +54,12 @@ class OperatorNode(Node):
         super().__init__('operator')
         self.config = config = declare(self, OperatorConfig)
         spec = get_task(config.task)
-        if spec.robot != 'pusher':
-            raise TaskError(
-                f'there is no scripted operator for task {config.task!r}; use a real '
-                'pad (operator:=none) or task pusher'
-            )
-        check_pad(config.pad, len(spec.driven))
-        self.limit = np.array([item.high for item in spec.driven])
+        check_pad(config.pad, len(spec.actions))
+        self.limit = np.array(
+            [f.high if f.is_velocity else rate for f, rate in zip(spec.actions, spec.limits.speed)]
+        )
         skill = 'play' if config.mode == WATCH else config.mode
-        self.person = PusherOperator(1, config.seed, skill=skill)
+        self.person = make_operator(config.task, 1, config.seed, skill)
         self.seen = self.answered = 0
         self.states: dict[int, np.ndarray] = {}
         self.gate = ''
@@ -109,8 +106,8 @@ class OperatorNode(Node):
     def _drive(self, state: np.ndarray) -> Joy:
         if self.config.mode == WATCH:
             return self._press(deadman=True)
-        velocity, label = self.person.act(state)
-        return self._press(True, velocity[0] / self.limit, int(label[0]))
+        motion, label = self.person.act(state)
+        return self._press(True, motion[0] / self.limit, int(label[0]))
 
     def _ask_to_arm(self) -> Joy:
         """Let go, hold the dead-man, press arm a few times; all over again without success."""
@@ -125,7 +122,9 @@ class OperatorNode(Node):
     ) -> Joy:
         pad = self.config.pad
         axes = [0.0] * (1 + max(pad.axes))
-        for axis, sign, value in zip(pad.axes, pad.signs, np.zeros(8) if stick is None else stick):
+        for axis, sign, value in zip(
+            pad.axes, pad.signs, np.zeros(len(self.limit)) if stick is None else stick
+        ):
             axes[axis] = sign * float(value)
         buttons = [0] * (1 + max(pad.deadman, pad.intent, pad.milestone, pad.arm))
         buttons[pad.deadman] = int(deadman)

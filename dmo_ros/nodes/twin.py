@@ -1,10 +1,14 @@
 """
-The pusher twin as a robot: publishes frames and state, obeys ``cmd``, owns ``clock``.
+A simulated robot: publishes pictures and its true state, owns ``clock``.
 
-With ``speed`` above 1 it runs in lockstep: its time moves on by one control period when a command
-that answers the current frame has come (stamp of the command >= stamp of the frame), however long
-that takes, so play recorded at 300 frames a second is the play of 5 frames a second.  A silent
-graph is waited for ``lockstep_timeout`` and then counted.  At speed 1 and below time just passes.
+The pusher obeys ``cmd`` itself.  The other twins are moved by the peer of their robot, which
+speaks the robot's own protocol with the real bridge; this node gives it time and pictures.
+
+With ``speed`` above 1 it runs in lockstep: its time moves on by one control period when the answer
+to the current frame has arrived, however long that takes, so play recorded at 300 frames a second
+is the play of 5 frames a second.  For the pusher the answer is a command whose stamp is the
+frame's or later; for a peer, the period's setpoints.  A silent graph is waited for
+``lockstep_timeout`` and then counted.  At speed 1 and below time just passes.
 
 A reset is a new start in time as well: the clock jumps ahead by ten periods, which recorder,
 converter and policy see as what it is, a gap.
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import os
 import time
 
 from geometry_msgs.msg import TwistStamped
@@ -29,11 +34,12 @@ from . import qos, run
 from .convert import from_command, joint_state, nanoseconds, to_image, to_time
 from .diagnostics import Diagnostics
 from .parameters import declare, parameter
-from ..core.tasks import get_task, TaskError
-from ..twins.pusher import PusherTwin
+from ..core.tasks import get_task
+from ..twins.base import make_peer, make_twin, Peer
 
-NAMES = ('tool_x', 'tool_y', 'object_x', 'object_y')
 RESET_PERIODS = 10
+TICK = 10_000_000  # ns of a peer's time between two of its decisions
+BEHIND = 0.1  # seconds it may lag before it lets the lost time go
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,9 @@ class TwinConfig:
     lockstep_timeout: float = parameter(
         1.0, 'seconds to wait for the answer to a frame before time passes without it', 0.02, 60.0
     )
+    camera_hz: float = parameter(
+        0.0, 'pictures a second for a robot that serves its camera; 0: the control rate', 0.0, 60.0
+    )
     seed: int = parameter(0, 'seed of the random starts', 0, 2**31)
 
 
@@ -57,43 +66,58 @@ class TwinNode(Node):
         super().__init__('twin')
         self.config = config = declare(self, TwinConfig)
         self.spec = get_task(config.task)
-        if self.spec.robot != 'pusher':
-            raise TaskError(f'the twin of task {config.task!r} is not here yet; use task pusher')
-        self.twin = PusherTwin(1, config.seed)
         self.period = round(self.spec.period * 1e9)
         self.lockstep = config.speed > 1.0
-        self.stamp = RESET_PERIODS * self.period
-        self.velocity = np.zeros((1, len(self.spec.actions)))
+        self.twin = make_twin(config.task, 1, config.seed)
+        domain = int(os.environ.get('ROS_DOMAIN_ID') or 0)
+        self.peer: Peer | None = make_peer(config.task, self.twin, domain, self.lockstep)
+        self.tick = TICK if self.peer is not None and not self.lockstep else self.period
+        self.stamp = self.frame = RESET_PERIODS * self.period
+        self.command = np.zeros((1, len(self.spec.actions)))
         self.commanded = 0  # the stamp of the frame at which the newest command came
         self.answered = False
         self.misses = self.steps = 0
-        self._next = time.monotonic()
+        self._picture_at = 0
+        self._next = self._first()
         self._make_interfaces()
+        if self.peer is not None:
+            self.wake = self.create_guard_condition(self._on_peer)
+            self.peer.start(self.wake.trigger)
         self._show()
 
     def _make_interfaces(self) -> None:
         self.clock_out = self.create_publisher(ClockMessage, 'clock', qos.STREAM)
         self.image_out = self.create_publisher(Image, 'twin/image', qos.STREAM)
         self.state_out = self.create_publisher(JointState, 'twin/state', qos.STREAM)
-        self.create_subscription(TwistStamped, 'cmd', self._on_command, qos.COMMAND_IN)
+        if self.peer is None:
+            self.create_subscription(TwistStamped, 'cmd', self._on_command, qos.COMMAND_IN)
         self.create_subscription(JointState, 'twin/place', self._on_place, qos.FEW)
         self.create_service(Trigger, 'twin/reset', self._on_reset)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.timer = self.create_timer(1.0, self._on_timer, clock=steady)
         self.diagnostics = Diagnostics(self, self._diagnose)
 
-    # ------------------------------------------------------------------ time
+    # ------------------------------------------------------------------ answers
     def _on_command(self, message: TwistStamped) -> None:
         values = from_command(message, self.spec)
         if not np.isfinite(values).all():
             return  # the gate never sends one; a robot would not obey it either
-        self.velocity[0] = values
+        self.command[0] = values
         self.commanded = self.stamp
-        if nanoseconds(message.header.stamp) >= self.stamp and not self.answered:
+        if nanoseconds(message.header.stamp) >= self.stamp:
+            self._on_answer()
+
+    def _on_peer(self) -> None:
+        if self.lockstep and self.peer is not None and self.peer.pending >= self.peer.burst:
+            self._on_answer()
+
+    def _on_answer(self) -> None:
+        if not self.answered:
             self.answered = True
             if self.lockstep:
                 self._advance_when_due()
 
+    # ------------------------------------------------------------------ time
     def _on_timer(self) -> None:
         if self.lockstep and not self.answered:
             self.misses += 1
@@ -105,47 +129,84 @@ class TwinNode(Node):
         if left > 1e-4:
             self._wake_after(left)
             return
-        self._step()
+        self._advance()
 
     def _wake_after(self, seconds: float) -> None:
         self.timer.timer_period_ns = max(1, int(seconds * 1e9))
         self.timer.reset()
 
-    def _step(self) -> None:
-        silent = (self.stamp - self.commanded) * 1e-9
-        if silent > self.spec.limits.command_timeout:
-            self.velocity[:] = 0.0  # the robot's own watchdog: nobody commands, it stands
-        self.twin.step(self.velocity)
-        self.steps += 1
-        self.stamp += self.period
-        self._show()
+    def _advance(self) -> None:
+        """Let one tick pass."""
+        seconds = self.tick * 1e-9
+        if self.peer is not None:
+            self.peer.advance(seconds)
+        else:
+            silent = (self.stamp - self.commanded) * 1e-9
+            if silent > self.spec.limits.command_timeout:
+                self.command[:] = 0.0  # the robot's own watchdog: nobody commands, it stands
+            self.twin.advance(self.command, seconds)
+        self.stamp += self.tick
+        now = time.monotonic()
+        self._next = max(self._next + seconds / self.config.speed, now - BEHIND)
+        if self.stamp >= self.frame + self.period:
+            self.steps += 1
+            self._show()
+        else:
+            self._tell_time()
+            self._film()
+            self._wake_after(self._next - now)
 
     def _show(self) -> None:
         """Publish the frame of this moment and set the alarm for the next."""
         self.answered = False
+        self.frame = self.stamp
+        header = self._tell_time()
+        picture = self.twin.render()[0]
+        if self.peer is not None:
+            self.peer.show(picture)
+            self._picture_at = self.stamp
+        self.image_out.publish(to_image(picture, 'rgb8', header))
+        true = Header(stamp=header.stamp, frame_id=self.spec.command_frame)
+        self.state_out.publish(joint_state(self.twin.names, self.twin.state[0], true))
+        left = self._next - time.monotonic()
+        self._wake_after(self.config.lockstep_timeout if self.lockstep else left)
+        if self.lockstep:
+            self._on_peer()  # its answer may have come before the picture was out
+
+    def _tell_time(self) -> Header:
         header = Header(stamp=to_time(self.stamp), frame_id=self.spec.camera.frame_id)
         self.clock_out.publish(ClockMessage(clock=header.stamp))
-        self.image_out.publish(to_image(self.twin.render()[0], 'rgb8', header))
-        board = Header(stamp=header.stamp, frame_id=self.spec.command_frame)
-        self.state_out.publish(joint_state(NAMES, self.twin.state[0], board))
-        now = time.monotonic()
-        self._next = max(self._next + self.spec.period / self.config.speed, now - self.spec.period)
-        self._wake_after(self.config.lockstep_timeout if self.lockstep else self._next - now)
+        return header
+
+    def _film(self) -> None:
+        """Give the robot's own camera a picture between two frames, where it wants more."""
+        rate = self.config.camera_hz
+        if rate and self.peer is not None and (self.stamp - self._picture_at) * rate >= 1e9:
+            self._picture_at = self.stamp
+            self.peer.show(self.twin.render()[0])
 
     # ------------------------------------------------------------------ starts
     def _begin(self, state: np.ndarray | None = None) -> None:
         self.twin.reset(state=state)
-        self.velocity[:] = 0.0
+        if self.peer is not None:
+            self.peer.reset()
+        self.command[:] = 0.0
         self.stamp += RESET_PERIODS * self.period
+        self._next = self._first()
         self._show()
 
+    def _first(self) -> float:
+        """Return when the first tick after a start is due."""
+        return time.monotonic() + self.tick * 1e-9 / self.config.speed
+
     def _on_place(self, message: JointState) -> None:
-        position = np.array(message.position)
-        if position.shape != (len(NAMES),) or not ((position > 0) & (position < 1)).all():
-            self.get_logger().error(
-                f'twin/place needs {", ".join(NAMES)} in metres, each inside '
-                f'the board (0 to 1), not {list(message.position)}; ignored'
-            )
+        names, position = self.twin.names, np.array(message.position)
+        if position.shape == (len(names),) and np.isfinite(position).all():
+            wrong = self.twin.check(position)
+        else:
+            wrong = f'it needs {", ".join(names)}, finite'
+        if wrong:
+            self.get_logger().error(f'twin/place of {list(message.position)} is ignored: {wrong}')
             return
         self._begin(position[None])
 
@@ -161,6 +222,12 @@ class TwinNode(Node):
             text,
             {'steps': self.steps, 'misses': self.misses, 'seconds': round(self.stamp * 1e-9, 3)},
         )
+
+    def destroy_node(self) -> None:
+        """End the peer's threads, then the node."""
+        if self.peer is not None:
+            self.peer.stop()
+        super().destroy_node()
 
 
 def main(args: Sequence[str] | None = None) -> int:

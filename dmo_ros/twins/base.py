@@ -19,7 +19,7 @@ class Twin(Protocol):
     """A batch of worlds of one task, SI units; PusherTwin is the shortest example."""
 
     spec: TaskSpec
-    names: tuple[str, ...]  # of the state's columns
+    names: tuple[str, ...]  # of the state's columns; known to the class
     state: np.ndarray  # (B, S) float64; reset(state=s) sets up the same scene, at rest, exactly
 
     def reset(self, rows: np.ndarray | None = None, state: np.ndarray | None = None) -> None:
@@ -101,6 +101,12 @@ def make_twin(task: str, batch: int = 1, seed: int = 0) -> Twin:
     """Make a task's simulator; TaskError when it has none."""
     twin: Twin = _load(task, 0)(batch, seed)
     return twin
+
+
+def state_names(task: str) -> tuple[str, ...]:
+    """Return the names of the columns of a task's states."""
+    names: tuple[str, ...] = _load(task, 0).names
+    return names
 
 
 def make_operator(task: str, batch: int = 1, seed: int = 0, skill: str = 'play') -> Operator:
