@@ -72,14 +72,14 @@ def test_a_policy_that_is_not_there_starts_nothing():
 def test_starts_of_another_shape_are_refused(tmp_path, array):
     np.save(tmp_path / 'starts.npy', array)
     with pytest.raises(ParameterError, match='starts'):
-        evaluator._read(str(tmp_path / 'starts.npy'), 'out')
+        evaluator._read(str(tmp_path / 'starts.npy'), 'out', PusherTwin.names)
 
 
 def test_a_file_that_is_no_array_is_refused(tmp_path):
     (tmp_path / 'starts.npy').write_bytes(b'x' * 300)
     for name in ('starts.npy', 'none.npy', '.'):
         with pytest.raises(ParameterError, match='no file of starts'):
-            evaluator._read(str(tmp_path / name), 'out')
+            evaluator._read(str(tmp_path / name), 'out', PusherTwin.names)
     np.save(tmp_path / 'good.npy', np.zeros((1, 4)))
     with pytest.raises(ParameterError, match='out'):
-        evaluator._read(str(tmp_path / 'good.npy'), '')
+        evaluator._read(str(tmp_path / 'good.npy'), '', PusherTwin.names)
