@@ -8,8 +8,8 @@ in two ROS domains of one machine do not meet on the twins' side either.
 from __future__ import annotations
 
 ROBOT_DDS_DOMAIN = 0  # Unitree robots; ROS 2's own default as well, hence the check below
-DOMAINS = 233  # DDS domains a default port mapping has room for
-_SHIFT = 117
+_SAFE = 102  # DDS domains whose ports lie below those that Linux hands to clients
+_SHIFT = 50
 _PORTS = 21000
 _NAMES = ('flexiv', 'flexiv_worker', 'sonic_command', 'sonic_feedback')
 
@@ -20,7 +20,7 @@ class AddressError(ValueError):
 
 def twin_dds_domain(ros_domain: int) -> int:
     """Return the DDS domain of a twin's robot-side topics for a ROS domain (0 to 232)."""
-    return (ros_domain + _SHIFT) % DOMAINS
+    return (ros_domain + _SHIFT) % _SAFE
 
 
 def twin_port(ros_domain: int, name: str) -> int:
