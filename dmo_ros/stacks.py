@@ -2,264 +2,206 @@
 Which processes make up a task's graph: one description, read by ``launch/*.launch.py`` and ``dmo
 up``.
 
-A :class:`Stack` is plain data.  :meth:`Stack.resolve` turns arguments (``operator:=play``) into
-:class:`Process` es; :func:`launch_description` hands these to ROS's launch, :mod:`dmo_ros.up`
-starts them itself.  So the two cannot drift.
+:func:`launch_description` hands a stack's processes to ROS's launch, :mod:`dmo_ros.up` starts them
+itself.  So the two cannot drift.  The vocabulary is in :mod:`dmo_ros.graph`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-import difflib
-import os
-from pathlib import Path
-import sys
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .core.tasks import get_task
+from .arguments import ARGUMENTS, check, COMMON, derive, REAL, ROBOT, SERIAL, TASK
+from .core.topics import RECORDED
+from .graph import (
+    Argument,
+    environment,
+    NodeSpec,
+    NOTHING,
+    parse,
+    plain,
+    Process,
+    share,
+    Stack,
+    StackError,
+)
+
+__all__ = [
+    'Argument',
+    'environment',
+    'get_stack',
+    'launch_description',
+    'NodeSpec',
+    'plain',
+    'Process',
+    'share',
+    'Stack',
+    'STACKS',
+    'StackError',
+]
 
 
-class StackError(ValueError):
-    """An argument that is unknown, wrong, or does not go with another."""
+def _nodes(bridge: str, own: Mapping[str, Any]) -> tuple[NodeSpec, ...]:
+    """Return a real robot's graph; ``own`` are its bridge's further parameters."""
+    camera = {'source': '{source}', 'topic': '{topic}', 'path': '{path}'}
+    return (
+        NodeSpec(
+            'recorder',
+            {'path': '{record}', 'topics': RECORDED, 'use_sim_time': '{twin}'},
+            'record',
+            required=False,
+        ),
+        NodeSpec('gate'),
+        NodeSpec('teleop'),
+        _JOY,
+        # A simulated scene may stand still, and its stamps are the twin's time.
+        NodeSpec(
+            'camera',
+            {**camera, 'frozen_after': 0, 'future_tolerance': 0.0, 'use_sim_time': True},
+            only='twin',
+        ),
+        NodeSpec('camera', {**camera, 'interface': '{interface}'}, only='real'),
+        _POLICY,
+        NodeSpec(
+            bridge,
+            {
+                'robot': '{robot}',
+                'sink': '{sink}',
+                'interface': '{interface}',
+                'lockstep': '{lockstep}',
+                'autostart': '{twin}',
+                'use_sim_time': '{twin}',
+                **own,
+            },
+        ),
+        replace(_OPERATOR, only='twin'),
+        replace(_TWIN, only='twin'),
+    )
 
 
+_JOY = NodeSpec(
+    'joy',
+    {'autorepeat_rate': 50.0, 'deadzone': 0.0},  # the gate wants to hear it; teleop has the zone
+    'joy',
+    package='joy',
+    executable='joy_node',
+)
+_POLICY = NodeSpec(
+    'policy',
+    {'path': '{policy}', 'trusted_keys': '{trusted_keys}', 'autostart': '{twin}'},
+    'policy',
+)
+_OPERATOR = NodeSpec('operator', {'mode': '{operator}', 'seed': '{seed}'}, 'operator')
+_TWIN = NodeSpec('twin', {'speed': '{speed}', 'seed': '{seed}'})
+
+
+# ---------------------------------------------------------------------- the graphs
 @dataclass(frozen=True)
-class Argument:
-    """One ``name:=value`` a person may give; the default's type is the argument's type."""
-
-    name: str
-    default: Any
-    description: str
-    choices: tuple[str, ...] = ()
-
-    def parse(self, value: Any) -> Any:
-        """Return ``value`` in the argument's type, or raise StackError."""
-        try:
-            parsed = type(self.default)(value)
-        except ValueError as error:
-            raise StackError(
-                f'{self.name}:={value} is not a {type(self.default).__name__}; {self.description}'
-            ) from error
-        if self.choices and parsed not in self.choices:
-            raise StackError(f'{self.name}:={value} is not one of {", ".join(self.choices)}')
-        return parsed
-
-
-@dataclass(frozen=True)
-class NodeSpec:
-    """
-    One node of a stack.
-
-    ``parameters`` may hold ``'{argument}'``, which is replaced by the argument's value, type and
-    all. ``when`` names the argument without which (empty or 'none') the node is left out.  The end
-    of a ``required`` node ends the graph.
-    """
-
-    name: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    when: str = ''
-    required: bool = True
-
-
-@dataclass(frozen=True)
-class Process:
-    """A node with everything filled in, ready to be started."""
-
-    name: str
-    namespace: str
-    config: tuple[Path, ...]
-    parameters: dict[str, Any]
-    remaps: dict[str, str]
-    required: bool
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A task's graph."""
-
-    task: str
-    description: str
-    arguments: tuple[Argument, ...]
-    nodes: tuple[NodeSpec, ...]
-    config: str
-    recorded: tuple[str, ...]
-
-    def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all arguments with defaults filled in; StackError names a wrong one."""
-        known = {argument.name: argument for argument in self.arguments}
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f'did you mean {near[0]}?' if near else f'it takes {", ".join(known)}'
-                raise StackError(f'{self.task} has no argument {name!r}; {hint}')
-        values = {
-            name: argument.parse(given.get(name, argument.default))
-            for name, argument in known.items()
-        }
-        _check_together(self, values)
-        return values
+class PlayStack(Stack):
+    """The graph of whichever task is named with ``task:=``, recording."""
 
     def resolve(
         self, given: Mapping[str, Any], parameters: Mapping[str, Mapping[str, Any]] | None = None
     ) -> list[Process]:
-        """Return the processes for these arguments; ``parameters`` adds values per node name."""
-        values = self.parse(given)
-        extra = dict(parameters or {})
-        processes = [
-            self._process(node, values, extra.pop(node.name, {}))
-            for node in self.nodes
-            if not node.when or values[node.when] not in ('', 'none')
-        ]
-        if extra:
-            raise StackError(
-                f'this graph has no node {", ".join(extra)}; it has '
-                f'{", ".join(process.name for process in processes)}'
-            )
-        return processes
-
-    def _process(
-        self, node: NodeSpec, values: Mapping[str, Any], extra: Mapping[str, Any]
-    ) -> Process:
-        filled = {name: _fill(value, values) for name, value in node.parameters.items()}
-        files = [share('config', self.config)]
-        if values.get('pad'):
-            files.append(share('config', f'joy_{values["pad"]}.yaml'))
-        namespace = values.get('namespace', '').strip('/')
-        return Process(
-            name=node.name,
-            namespace=f'/{namespace}',
-            config=tuple(files),
-            parameters={'task': self.task, **filled, **extra},
-            remaps={'/clock': 'clock'} if namespace else {},
-            required=node.required,
-        )
+        """Return the processes of the named task's own graph."""
+        values = parse(self.launch, self.arguments, given)
+        stack = get_stack(values['task'])
+        known = {argument.name for argument in stack.arguments}
+        passed = {
+            name: value
+            for name, value in values.items()
+            if name in known or (name != 'task' and value not in NOTHING)
+        }
+        return stack.resolve(passed, parameters)
 
 
-def _fill(value: Any, values: Mapping[str, Any]) -> Any:
-    if isinstance(value, str) and value.startswith('{') and value.endswith('}'):
-        return values[value[1:-1]]
-    return value
-
-
-def _check_together(stack: Stack, values: Mapping[str, Any]) -> None:
-    """Refuse what cannot go together, before anything is started."""
-    if values['robot'] == 'real' and get_task(stack.task).robot == stack.task:
-        raise StackError(f'{stack.task} exists as a twin only; leave robot:=real away')
-    if values['robot'] == 'real' and values['speed'] != 1.0:
-        raise StackError(f'speed:={values["speed"]:g} is for twins; a real robot runs at speed:=1')
-    if values['policy'] and not Path(values['policy']).is_file():
-        raise StackError(f'policy:={values["policy"]} is not a file; make one with dmo export')
-
-
-def share(folder: str, name: str) -> Path:
-    """
-    Find ``config/name`` or ``launch/name``: beside the package's source, else where it is
-    installed.
-
-    :raises StackError: it is in neither place.
-    """
-    package = Path(__file__).resolve().parent
-    prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
-    installed = [*package.parents, *(Path(prefix) for prefix in prefixes if prefix)]
-    places = [
-        package.parent / folder / name,
-        *(prefix / 'share' / 'dmo_ros' / folder / name for prefix in installed),
-    ]
-    for place in places:
-        if place.is_file():
-            return place
-    raise StackError(
-        f'{folder}/{name} was found neither beside {package} nor in an installed '
-        'share/dmo_ros; install the package again'
+def _stack(task: str, launch: str, description: str, bridge: str, *more: Argument) -> Stack:
+    own = {argument.name: f'{{{argument.name}}}' for argument in more}
+    return Stack(
+        task=task,
+        launch=launch,
+        description=description,
+        arguments=(ROBOT, *REAL, *more, *COMMON),
+        config=f'{task}.yaml',
+        nodes=_nodes(bridge, own),
+        check=check,
+        derive=derive,
     )
 
-
-def environment() -> dict[str, str]:
-    """
-    Return what the graph's processes need on top of the environment, unless it is set already.
-
-    Room for large images in Fast DDS's shared memory, discovery on this machine only (set
-    ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET yourself to be seen by others), and prompt output.
-    """
-    profile = str(share('config', 'fastdds.xml'))
-    wanted = {
-        'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
-        'FASTDDS_DEFAULT_PROFILES_FILE': profile,
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'PYTHONUNBUFFERED': '1',
-    }
-    if os.environ.get('ROS_DISTRO') == 'humble':  # knows only the older name
-        wanted['ROS_LOCALHOST_ONLY'] = '1'
-    return {name: value for name, value in wanted.items() if name not in os.environ}
-
-
-ARGUMENTS = (
-    Argument('robot', 'twin', 'the simulated robot or the real one', ('twin', 'real')),
-    Argument(
-        'operator',
-        'none',
-        'scripted person: plays, drives to the goal, drives at random, '
-        'watches a policy, or none (a real pad publishes joy)',
-        ('none', 'play', 'expert', 'random', 'watch'),
-    ),
-    Argument('policy', '', 'deployable policy (.onnx); empty for none'),
-    Argument('record', '', 'folder of the bag to record; empty for none'),
-    Argument('speed', 1.0, 'how many times faster than real time a twin may run'),
-    Argument('seed', 0, 'seed of the twin and of the operator'),
-    Argument('pad', 'xbox', 'buttons of the pad', ('xbox', 'dualsense')),
-    Argument('namespace', '', 'namespace of the whole graph'),
-)
-RECORDED = (
-    'image_raw',
-    'camera_info',
-    'cmd',
-    'cmd_teleop',
-    'cmd_policy',
-    'intent',
-    'joy',
-    'gate/status',
-    'policy/status',
-    'diagnostics',
-    'twin/state',
-    'clock',
-)
 
 STACKS: dict[str, Stack] = {
     'pusher': Stack(
         task='pusher',
+        launch='pusher',
         description='a disc tool pushes a disc to a goal (a twin)',
         arguments=ARGUMENTS,
         config='pusher.yaml',
-        recorded=RECORDED,
+        check=check,
+        derive=derive,
         nodes=(
             NodeSpec(
-                'recorder', {'path': '{record}', 'topics': RECORDED}, 'record', required=False
+                'recorder',
+                {'path': '{record}', 'topics': RECORDED, 'use_sim_time': True},
+                'record',
+                required=False,
             ),
             NodeSpec('gate'),
             NodeSpec('teleop'),
+            _JOY,
             NodeSpec('camera'),
-            NodeSpec('policy', {'path': '{policy}', 'autostart': True}, 'policy'),
-            NodeSpec('operator', {'mode': '{operator}', 'seed': '{seed}'}, 'operator'),
-            NodeSpec('twin', {'speed': '{speed}', 'seed': '{seed}'}),
+            _POLICY,
+            _OPERATOR,
+            _TWIN,
         ),
     ),
+    'push_t': _stack(
+        'push_t',
+        'flexiv_push_t',
+        'a Flexiv Rizon pushes a T into its outline',
+        'flexiv_bridge',
+        SERIAL,
+    ),
+    'push_cube': _stack(
+        'push_cube', 'go2_push_cube', 'a Unitree Go2 pushes a cube into a goal', 'go2_bridge'
+    ),
+    'grab_box': _stack(
+        'grab_box', 'g1_grab_box', 'a Unitree G1 takes a box by its handle', 'g1_bridge'
+    ),
 }
+RECORD_PLAY = PlayStack(
+    task='',
+    launch='record_play',
+    description='the graph of any task, recording play data',
+    arguments=(
+        replace(TASK, choices=tuple(STACKS)),
+        ROBOT,
+        *REAL,
+        SERIAL,
+        *(replace(a, default='play_{n}') if a.name == 'record' else a for a in COMMON),
+    ),
+    nodes=(),
+    config='',
+    check=check,
+    derive=derive,
+)
+GRAPHS: dict[str, Stack] = {**STACKS, 'record_play': RECORD_PLAY}
 
 
-def get_stack(task: str) -> Stack:
-    """Return a task's stack; StackError lists the ones there are."""
-    if task not in STACKS:
-        raise StackError(f'there is no graph for task {task!r} yet; choose {", ".join(STACKS)}')
-    return STACKS[task]
+def get_stack(name: str) -> Stack:
+    """Return the graph of a task, or 'record_play'; StackError lists the ones there are."""
+    if name not in GRAPHS:
+        raise StackError(f'there is no graph {name!r}; choose {", ".join(GRAPHS)}')
+    return GRAPHS[name]
 
 
-def launch_description(task: str) -> Any:
+# ---------------------------------------------------------------------- ROS's launch
+def launch_description(name: str) -> Any:
     """Return ROS's LaunchDescription of a stack, with all its arguments."""
     from launch import LaunchDescription
     from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 
-    stack = get_stack(task)
+    stack = get_stack(name)
 
     def start(context: Any) -> list[Any]:
         given = {
@@ -290,21 +232,14 @@ def _launch_node(process: Process) -> Any:
     from launch_ros.actions import Node
 
     return Node(
-        package='dmo_ros',
-        executable=process.name,
+        package=process.package,
+        executable=process.executable,
         name=process.name,
         namespace=process.namespace,
         parameters=[*map(str, process.config), plain(process.parameters)],
         remappings=list(process.remaps.items()),
         output='screen',
         emulate_tty=False,
+        additional_env=process.environment,
         on_exit=[Shutdown(reason=f'{process.name} has ended')] if process.required else [],
     )
-
-
-def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters with tuples as lists, which is what YAML and launch know."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in parameters.items()
-    }

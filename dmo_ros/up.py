@@ -1,7 +1,7 @@
 """
 Start a task's graph without ros2: one process per node, ended in order.
 
-``dmo up pusher operator:=play speed:=100`` on the command line; in Python::
+``dmo up push_cube operator:=play`` on the command line; in Python::
 
     with running('pusher', {'operator': 'play', 'speed': 100}) as graph:
         graph.wait_ready()
@@ -26,7 +26,8 @@ import time
 from types import FrameType
 from typing import Any, TextIO
 
-from .stacks import environment, get_stack, plain, Process, Stack, StackError
+from .graph import environment, foreign, PACKAGE, plain, Process, Stack, StackError
+from .stacks import get_stack, GRAPHS
 
 GRACE = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 READY = 'ready'
@@ -38,16 +39,15 @@ class UpError(RuntimeError):
 
 def command(process: Process) -> list[str]:
     """Return the command line of a node; parameters are JSON, which is YAML as well."""
-    line = [
-        sys.executable,
-        '-m',
-        f'dmo_ros.nodes.{process.name}',
-        '--ros-args',
-        '-r',
-        f'__node:={process.name}',
-        '-r',
-        f'__ns:={process.namespace}',
-    ]
+    ours = process.package == PACKAGE
+    program = (
+        [sys.executable, '-m', f'dmo_ros.nodes.{process.executable}']
+        if ours
+        else [str(foreign(process.package, process.executable))]
+    )
+    line = [*program, '--ros-args']
+    for rule in (f'__node:={process.name}', f'__ns:={process.namespace}'):
+        line += ['-r', rule]
     for file in process.config:
         line += ['--params-file', str(file)]
     for name, value in plain(process.parameters).items():
@@ -68,6 +68,8 @@ class Child:
     def __init__(self, process: Process, out: TextIO | None) -> None:
         self.name, self.required = process.name, process.required
         self.ready = threading.Event()
+        if process.package != PACKAGE:  # it does not say when it works
+            self.ready.set()
         self.lines: deque[str] = deque(maxlen=20)
         self._out = out
         self.popen = subprocess.Popen(
@@ -78,7 +80,12 @@ class Child:
             text=True,
             errors='replace',
             start_new_session=True,
-            env={**os.environ, **environment(), 'DMO_RUNNER': str(os.getpid())},
+            env={
+                **os.environ,
+                **environment(),
+                **process.environment,
+                'DMO_RUNNER': str(os.getpid()),
+            },
         )
         self._pump = threading.Thread(target=self._read, name=process.name, daemon=True)
         self._pump.start()
@@ -194,7 +201,7 @@ def running(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``dmo up TASK [name:=value ...]`` until Ctrl-C or the end of a required node."""
+    """Run ``dmo up GRAPH [name:=value ...]`` until Ctrl-C or the end of a required node."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or {'-h', '--help'} & set(words):
@@ -240,16 +247,17 @@ def _supervise(processes: Sequence[Process]) -> int:
 
 def usage(words: Sequence[str]) -> str:
     """Return the help text, with a stack's arguments when one is named."""
-    from .stacks import STACKS
-
-    named = [STACKS[word] for word in words if word in STACKS]
-    lines = ['usage: dmo up TASK [name:=value ...]', '']
-    lines += [f'  {stack.task:10} {stack.description}' for stack in named or STACKS.values()]
-    shown: Stack = (named or list(STACKS.values()))[0]
-    lines += ['', f'arguments of {shown.task}:']
+    named = [GRAPHS[word] for word in words if word in GRAPHS]
+    lines = ['usage: dmo up GRAPH [name:=value ...]', '']
+    lines += [f'  {name:12} {stack.description}' for name, stack in GRAPHS.items()]
+    if not named:
+        return '\n'.join([*lines, '', 'dmo up GRAPH --help lists what it takes'])
+    shown: Stack = named[0]
+    lines += ['', f'arguments of {words[0]}:']
     for a in shown.arguments:
         values = '|'.join(a.choices) or type(a.default).__name__
-        lines.append(f'  {a.name + ":=" + values:45} {a.description} (default {a.default!r})')
+        lines.append(f'  {a.name + ":=" + values}')
+        lines.append(f'      {a.description} (default {a.default!r})')
     return '\n'.join(lines)
 
 

@@ -6,7 +6,7 @@ import sys
 import types
 import xml.etree.ElementTree as ElementTree
 
-from dmo_ros.stacks import STACKS
+from dmo_ros.stacks import GRAPHS, plain
 import pytest
 import yaml
 
@@ -104,7 +104,8 @@ def load(path):
 def test_a_launch_file_starts_what_the_runner_starts(path, monkeypatch):
     fake_launch(monkeypatch)
     actions = load(path).args[0]
-    stack = STACKS[path.name.split('.')[0]]
+    name = path.name.removesuffix('.launch.py')
+    stack = next(graph for graph in GRAPHS.values() if graph.launch == name)
     of_kind = {}
     for action in actions:
         of_kind.setdefault(type(action).__name__, []).append(action)
@@ -118,8 +119,9 @@ def test_a_launch_file_starts_what_the_runner_starts(path, monkeypatch):
     processes = stack.resolve({'operator': 'play', 'speed': 50})
     assert [node.kwargs['executable'] for node in nodes] == [p.name for p in processes]
     for node, process in zip(nodes, processes):
-        assert node.kwargs['parameters'][-1] == process.parameters
+        assert node.kwargs['parameters'][-1] == plain(process.parameters)
         assert node.kwargs['package'] == 'dmo_ros' and node.kwargs['namespace'] == '/'
+        assert node.kwargs['additional_env'] == process.environment
         assert bool(node.kwargs['on_exit']) == process.required
 
 

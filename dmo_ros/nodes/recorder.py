@@ -25,6 +25,7 @@ from .qos import LATCHED
 from .recording import Recording
 from ..core.rosbag import RosbagError, Topic
 from ..core.tasks import get_task
+from ..core.topics import RECORDED
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -33,26 +34,13 @@ except ImportError:  # Humble
 
 DEPTH = 500
 LABEL_AT = 12  # of IntentLabel's bytes: 4 of encapsulation, 8 of stamp
-DEFAULT_TOPICS = (
-    'image_raw',
-    'camera_info',
-    'cmd',
-    'cmd_teleop',
-    'cmd_policy',
-    'intent',
-    'joy',
-    'gate/status',
-    'policy/status',
-    'diagnostics',
-    '/clock',
-)
 
 
 @dataclass(frozen=True)
 class RecorderConfig:
     task: str = parameter('pusher', 'Task whose specification is stored in the recording')
     path: str = parameter('play_{n}', 'Folder of the recording; {n} is the first free number')
-    topics: tuple[str, ...] = parameter(DEFAULT_TOPICS, 'Topics to record, in this namespace')
+    topics: tuple[str, ...] = parameter(RECORDED, 'Topics to record, in this namespace')
     frames: str = parameter('image_raw', 'Topic whose messages are counted as frames')
     intent: str = parameter('intent', 'Topic of the intent labels (dmo_ros/IntentLabel)')
     autostart: bool = parameter(True, 'Record from the beginning, without a call of ~/start')

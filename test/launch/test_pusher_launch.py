@@ -9,7 +9,7 @@ from pathlib import Path
 import time
 
 from dmo_ros.core.tasks import get_task
-from dmo_ros.stacks import get_stack
+from dmo_ros.stacks import GRAPHS
 from geometry_msgs.msg import TwistStamped
 from launch import LaunchContext, LaunchDescription
 from launch.actions import IncludeLaunchDescription, RegisterEventHandler
@@ -32,7 +32,8 @@ def test_a_launch_file_declares_what_its_stack_takes(file):
     source = PythonLaunchDescriptionSource(str(LAUNCH / file))
     declared = source.get_launch_description(LaunchContext()).get_launch_arguments()
     defaults = {a.name: a.default_value[0].text for a in declared}
-    stack = get_stack(file.removesuffix('.launch.py'))
+    name = file.removesuffix('.launch.py')
+    stack = next(graph for graph in GRAPHS.values() if graph.launch == name)
     assert defaults == {a.name: str(a.default) for a in stack.arguments}
     assert all(a.description for a in declared)
 
