@@ -15,18 +15,18 @@ import sys
 import time
 from typing import Any
 
-from dmo_ros.core.actions import to_si
+from dmo_ros.core.actions import fill, to_si
+from dmo_ros.core.images import to_policy_observation
 from dmo_ros.core.metrics import curvature, straightness, SuccessTracker, wilson
 from dmo_ros.core.policy import Policy
-from dmo_ros.core.tasks import get_task, TaskError, TaskSpec
-from dmo_ros.twins.pusher import PusherTwin
-from dmo_ros.twins.pusher_operator import PusherOperator
+from dmo_ros.core.tasks import get_task, TaskSpec
+from dmo_ros.twins.base import make_operator, make_twin, moved, Twin
 import numpy as np
 
 SKILLS = ('expert', 'random')
 NOISE_FLOOR = 1e-3  # metres; smaller moves of the tool are no path and have no heading
 
-Act = Callable[[PusherTwin], np.ndarray]  # the twin as it stands -> velocities (B, 2) in m/s
+Act = Callable[[Twin], np.ndarray]  # the twin as it stands -> actions (B, A) in SI units
 
 
 def evaluate_batched(
@@ -39,20 +39,20 @@ def evaluate_batched(
         ExportablePolicy, or 'expert' or 'random' for the scripted operator.
     :returns: figures as plain JSON; see :func:`summarise`.
     """
-    spec = _pusher(task)
+    spec = get_task(task)
     begin = time.monotonic()
-    twin = PusherTwin(episodes, seed)
+    twin = make_twin(task, episodes, seed)
     twin.reset(state=starts(task, episodes, seed))
     name, act = _actor(policy, spec, episodes, seed)
-    states = [twin.state]
+    states = [twin.state.copy()]
     for _ in range(spec.success.episode_steps):
         twin.step(act(twin))
-        states.append(twin.state)
+        states.append(twin.state.copy())
     return {
         'policy': name,
         'how': 'batched',
         'seed': seed,
-        **summarise(spec, np.stack(states, axis=1)),
+        **summarise(spec, np.stack(states, axis=1), twin),
         'seconds': round(time.monotonic() - begin, 3),
     }
 
@@ -75,39 +75,40 @@ def evaluate_graph(
     """
     from dmo_ros.episodes import run_episodes
 
-    spec, begin = _pusher(task), time.monotonic()
+    spec, begin = get_task(task), time.monotonic()
     states = run_episodes(str(policy), task, starts(task, episodes, seed), seed, speed, patience)
     missed = int(np.isnan(states).any(axis=2).sum())
     return {
         'policy': str(policy),
         'how': 'graph',
         'seed': seed,
-        **summarise(spec, _fill(states)),
+        **summarise(spec, _fill(states), make_twin(task)),
         'missed_states': missed,
         'seconds': round(time.monotonic() - begin, 3),
     }
 
 
 def starts(task: str, episodes: int, seed: int) -> np.ndarray:
-    """Return the start states (N, 4) of an evaluation; episode i depends on seed + i only."""
-    _pusher(task)
-    return np.concatenate([PusherTwin(1, seed + index).state for index in range(episodes)])
+    """Return the start states (N, S) of an evaluation; episode i depends on seed + i only."""
+    return np.concatenate([make_twin(task, 1, seed + index).state for index in range(episodes)])
 
 
-def summarise(spec: TaskSpec, states: np.ndarray) -> dict[str, Any]:
+def summarise(spec: TaskSpec, states: np.ndarray, twin: Twin) -> dict[str, Any]:
     """
     Return the figures of episodes from the twin's true states.
 
-    :param states: (N, T + 1, 4) tool and object in metres, at the start and after every step.
+    :param states: (N, T + 1, S) as the twin names them, at the start and after every step.
+    :param twin: any twin of the task; it says what the distance to success is.
     :returns: for both criteria successes, rate and Wilson interval; of strictly successful
-        episodes steps, straightness and curvature (rad/m) of the tool's path, mean and deviation.
+        episodes steps, straightness and curvature (rad/m) of the robot's path (the first two
+        columns named ..._x and ..._y), mean and deviation.
     """
     tracker = SuccessTracker(spec.success, len(states))
-    goal = PusherTwin(1).goal
     for step in range(1, states.shape[1]):
-        tracker.update(np.linalg.norm(states[:, step, 2:] - goal, axis=1))
+        tracker.update(twin.distance(states[:, step]))
     done = np.flatnonzero(tracker.strict)
-    paths = [states[row, : tracker.steps_to_success[row] + 1, :2] for row in done]
+    plane = [next(i for i, n in enumerate(twin.names) if n.endswith(e)) for e in ('_x', '_y')]
+    paths = [states[row, : tracker.steps_to_success[row] + 1][:, plane] for row in done]
     return {
         'task': spec.name,
         'episodes': len(states),
@@ -148,18 +149,10 @@ def _cell(spread: dict[str, Any]) -> str:
     return '-' if spread['mean'] is None else f'{spread["mean"]:.3g} ± {spread["std"] or 0:.2g}'
 
 
-def _pusher(task: str) -> TaskSpec:
-    spec = get_task(task)
-    if spec.robot != 'pusher':
-        raise TaskError(f'there is no batched twin of task {task!r} yet; pusher has one')
-    return spec
-
-
 def _actor(policy: Any, spec: TaskSpec, episodes: int, seed: int) -> tuple[str, Act]:
     """Return a policy's name and what it does, given the twin."""
     if policy in SKILLS:
-        operator = PusherOperator(episodes, seed, skill=policy)
-        return policy, lambda twin: operator.act(twin.state)[0]
+        return policy, _operator(policy, spec, episodes, seed)
     name = str(policy) if isinstance(policy, (str, Path)) else type(policy).__name__
     if isinstance(policy, (str, Path)):
         policy = Policy.load(policy, spec)
@@ -169,7 +162,25 @@ def _actor(policy: Any, spec: TaskSpec, episodes: int, seed: int) -> tuple[str, 
         from .export import torch_loop
 
         loop = torch_loop(policy, spec, episodes)
-    return name, lambda twin: to_si(loop.step(twin.render()), spec.driven)
+
+    def act(twin: Twin) -> np.ndarray:
+        seen = np.stack([to_policy_observation(picture, spec) for picture in twin.render()])
+        driven = to_si(loop.step(seen), spec.driven)
+        return np.array([fill(row, spec) for row in driven])
+
+    return name, act
+
+
+def _operator(skill: str, spec: TaskSpec, episodes: int, seed: int) -> Act:
+    """Return what the scripted person's stick makes of the command before."""
+    person = make_operator(spec.name, episodes, seed, skill)
+    command = np.tile([field.rest for field in spec.actions], (episodes, 1))
+
+    def act(twin: Twin) -> np.ndarray:
+        command[:] = moved(command, person.act(twin.state)[0], spec)
+        return command
+
+    return act
 
 
 def _fill(states: np.ndarray) -> np.ndarray:

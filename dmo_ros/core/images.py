@@ -54,6 +54,11 @@ def to_observation(frame: np.ndarray, spec: TaskSpec, size: int | None = None) -
     return _resize(frame, side)
 
 
+def to_policy_observation(frame: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """Return what the policy sees of a camera frame: the world model's view, made smaller."""
+    return to_observation(to_observation(frame, spec), spec, spec.policy_size)
+
+
 def _resize(frame: np.ndarray, side: int) -> np.ndarray:
     """Area interpolation: the only common one that does not alias when it shrinks."""
     import cv2

@@ -16,7 +16,7 @@ import numpy as np
 
 from .contract import Contract, TensorSpec
 from .history import FrameStack
-from .images import to_observation
+from .images import to_policy_observation
 from .seal import ContractError, unseal
 from .tasks import get_task, TaskSpec
 
@@ -168,7 +168,7 @@ class Policy:
         :raises PolicyError: for an action that must not reach a robot; the policy is reset then.
         """
         # By way of the world model's frame size, because that is how training saw it.
-        seen = to_observation(to_observation(frame, self.spec), self.spec, self.spec.policy_size)
+        seen = to_policy_observation(frame, self.spec)
         return self._loop.step(seen[None])[0]
 
     def describe(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..core.actions import bounds
 from ..core.tasks import get_task, TaskError, TaskSpec
 
 
@@ -121,6 +122,18 @@ def make_peer(task: str, twin: Twin, ros_domain: int, lockstep: bool = False) ->
         return None
     peer: Peer = _load(task, 2)(twin, ros_domain, lockstep=lockstep)
     return peer
+
+
+def moved(command: np.ndarray, motion: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """
+    Return the commands (B, A) that an operator's motions (B, A) make in one control period.
+
+    A velocity field takes the motion itself, a position field moves on at that rate; both within
+    their ranges.
+    """
+    low, high = bounds(spec.actions)
+    velocity = np.array([field.is_velocity for field in spec.actions])
+    return np.clip(np.where(velocity, motion, command + motion * spec.period), low, high)
 
 
 def _names(task: str) -> tuple[str, str, str]:
