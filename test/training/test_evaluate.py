@@ -102,9 +102,9 @@ def test_a_figure_without_successes_is_none_not_nan():
 def test_success_counts_steps_after_the_start():
     goal, hold = PusherTwin(1).goal, SPEC.success.hold_steps
     states = np.tile(np.concatenate([[0.1, 0.1], goal]), (1, 11, 1))
-    assert evaluate.summarise(SPEC, states)['steps']['mean'] == hold
+    assert evaluate.summarise(SPEC, states, PusherTwin(1))['steps']['mean'] == hold
     states[0, :3, 2:] = 0.9  # the state at the start and after steps 1 and 2
-    assert evaluate.summarise(SPEC, states)['steps']['mean'] == 2 + hold
+    assert evaluate.summarise(SPEC, states, PusherTwin(1))['steps']['mean'] == 2 + hold
 
 
 @pytest.mark.parametrize('angle', [math.pi / 2, math.pi, 2 * math.pi])
