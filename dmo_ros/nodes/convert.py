@@ -160,7 +160,7 @@ def from_command(message: TwistStamped | BodyCommand, spec: TaskSpec) -> tuple[f
 
     A BodyCommand of another task gives no fields at all: its receiver refuses the width.
     """
-    if spec.body:
+    if isinstance(message, BodyCommand):
         if message.task != spec.name:
             return ()
         values = (*map(float, message.upper_body), *map(float, message.locomotion))
