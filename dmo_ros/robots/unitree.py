@@ -20,6 +20,7 @@ interpreter on its way out takes the process down with it.
 from __future__ import annotations
 
 import atexit
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -371,7 +372,7 @@ class Service:
         faults: LinkFaults | None = None,
     ) -> None:
         kit = sdk()
-        self.requests: list[Request] = []  # all that came and were not lost, for assertions
+        self.requests: deque[Request] = deque(maxlen=20_000)  # that were not lost, for tests
         self.version, self.faults = version, faults or LinkFaults()
         self._api, self._handle = kit.api, handle
         self._queue: queue.SimpleQueue[tuple[float, Any] | None] = queue.SimpleQueue()

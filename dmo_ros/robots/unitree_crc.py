@@ -72,7 +72,7 @@ def _plan(message: Any) -> tuple[Any, str]:
     names = [item.name for item in fields(message)]
     kinds = ''
     for value in (getattr(message, name) for name in names):
-        many = isinstance(value, (list, tuple))
+        many = isinstance(value, (list, tuple, bytes, bytearray))  # octets arrive as bytes
         inside = is_dataclass(value[0] if many else value)
         kinds += ('m' if inside else 'a') if many else ('s' if inside else 'n')
     _plans[type(message)] = attrgetter(*names), kinds
