@@ -41,7 +41,7 @@ def command(process: Process) -> list[str]:
     """Return the command line of a node; parameters are JSON, which is YAML as well."""
     ours = process.package == PACKAGE
     program = (
-        [sys.executable, '-m', f'dmo_ros.nodes.{process.executable}']
+        [sys.executable, '-m', f'dmo_ros.nodes.{process.executable or process.name}']
         if ours
         else [str(foreign(process.package, process.executable))]
     )
