@@ -173,6 +173,7 @@ def derive(stack: Stack, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         'twin': values['robot'] == 'twin',
         'lockstep': values['speed'] > 1.0,
+        'rate': get_task(stack.task).rate_hz,
         'source': source,
         'topic': topic,
         'path': path,

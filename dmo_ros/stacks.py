@@ -44,7 +44,13 @@ __all__ = [
 
 def _nodes(bridge: str, own: Mapping[str, Any]) -> tuple[NodeSpec, ...]:
     """Return a real robot's graph; ``own`` are its bridge's further parameters."""
-    camera = {'source': '{source}', 'topic': '{topic}', 'path': '{path}'}
+    camera = {
+        'source': '{source}',
+        'topic': '{topic}',
+        'path': '{path}',
+        'robot': '{robot}',
+        'interface': '{interface}',
+    }
     return (
         NodeSpec(
             'recorder',
@@ -55,13 +61,19 @@ def _nodes(bridge: str, own: Mapping[str, Any]) -> tuple[NodeSpec, ...]:
         NodeSpec('gate'),
         NodeSpec('teleop'),
         _JOY,
-        # A simulated scene may stand still, and its stamps are the twin's time.
+        # A simulated scene may stand still, its stamps are the twin's time, its rate the task's.
         NodeSpec(
             'camera',
-            {**camera, 'frozen_after': 0, 'future_tolerance': 0.0, 'use_sim_time': True},
+            {
+                **camera,
+                'rate_hz': '{rate}',
+                'frozen_after': 0,
+                'future_tolerance': 0.0,
+                'use_sim_time': True,
+            },
             only='twin',
         ),
-        NodeSpec('camera', {**camera, 'interface': '{interface}'}, only='real'),
+        NodeSpec('camera', camera, only='real'),
         _POLICY,
         NodeSpec(
             bridge,

@@ -1,33 +1,50 @@
 """
-The camera: a device, a video file or somebody's image topic -> ``image_raw`` and ``camera_info``.
+The camera: a device, a file, the robot's own or somebody's image topic -> ``image_raw`` and
+``camera_info``.
 
-The newest frame wins: a device is read in a thread of its own, and a frame nobody had time for is
-replaced by the next.  Duplicated, reordered, future and frozen frames are refused and counted; a
-stream that has stopped is reported.  Pixels are not touched beyond the task's encoding: what the
-model sees is cut out by the one image function, here as in training.
+The newest frame wins: a source is read in a thread of its own, and a frame nobody had time for is
+replaced by the next.  Stamps say when a frame was taken, not when it was published.  Duplicated,
+reordered, future and frozen frames are refused and counted; lost ones are counted by the gap in
+the stamps; a source that is lost is opened again, and what comes then is new.  Pixels are not
+touched beyond the task's encoding: what the model sees is cut out by the one image function, here
+as in training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 import hashlib
-import threading
 import time
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from . import qos, run
+from .calibration import load_calibration
+from .camera_sources import (
+    Capture,
+    Grabber,
+    is_stable,
+    Multicast,
+    Polled,
+    Source,
+    SourceEndedError,
+    SourceError,
+)
 from .convert import nanoseconds, to_image, to_rgb, to_time
 from .diagnostics import Diagnostics, ERROR, OK, WARN
 from .parameters import declare, parameter, ParameterError
+from ..core.addresses import ROBOT_DDS_DOMAIN, twin_dds_domain
+from ..core.cadence import Cadence
 from ..core.images import ImageError
 from ..core.stream import FrameWatch
-from ..core.tasks import get_task
+from ..core.tasks import get_task, TaskSpec
+from ..graph import ros_domain
+
+SOURCES = ('device', 'file', 'topic', 'go2', 'multicast')
 
 
 @dataclass(frozen=True)
@@ -35,14 +52,23 @@ class CameraConfig:
     """Parameters of the camera node."""
 
     task: str = parameter('pusher', 'task whose camera this is')
-    source: str = parameter('topic', 'where frames come from', choices=('device', 'file', 'topic'))
+    source: str = parameter('topic', 'where frames come from', choices=SOURCES)
     topic: str = parameter('camera/image', 'image topic (source topic)')
     path: str = parameter(
         '',
         'stable device path as in /dev/v4l/by-id (source device), or a video file (source file)',
     )
+    robot: str = parameter(
+        'twin',
+        'whose camera source go2 asks: that of the twin or the real one',
+        choices=('twin', 'real'),
+    )
+    interface: str = parameter('', 'network interface of the real robot (sources go2, multicast)')
+    calibration: str = parameter(
+        '', 'file that camera_calibration wrote (.yaml), for camera_info; empty: sizes only'
+    )
     rate_hz: float = parameter(
-        30.0, 'frames a second asked from a device, played from a file', 1.0, 240.0
+        30.0, 'frames a second: asked from a device, played from a file, expected', 1.0, 240.0
     )
     frozen_after: int = parameter(
         5, 'equal pictures in a row that count as frozen; 0: never', 0, 1000
@@ -62,7 +88,9 @@ class CameraNode(Node):
         self.watch = FrameWatch(
             self.spec.limits.frame_timeout, config.frozen_after, config.future_tolerance
         )
+        self.cadence = Cadence(config.rate_hz)
         self.refused = ''
+        self.calibration = load_calibration(config.calibration) if config.calibration else None
         self.image_out = self.create_publisher(Image, 'image_raw', qos.STREAM)
         self.info_out = self.create_publisher(CameraInfo, 'camera_info', qos.STREAM)
         self.diagnostics = Diagnostics(self, self._diagnose)
@@ -71,8 +99,15 @@ class CameraNode(Node):
             self.create_subscription(Image, config.topic, self._on_image, qos.SENSOR)
         else:
             self.wake = self.create_guard_condition(self._on_grab)
-            self.grabber = Grabber(open_capture(config), config, self.wake.trigger)
+            source, opened = open_source(config, self.spec)
+            self.grabber = Grabber(source, self.wake.trigger, opened)
+            if config.source == 'device' and not is_stable(config.path):
+                self.get_logger().warning(
+                    f'{config.path} may be another camera after the next start; name it as in '
+                    '/dev/v4l/by-id'
+                )
 
+    # ------------------------------------------------------------------ frames
     def _on_image(self, message: Image) -> None:
         stamp = nanoseconds(message.header.stamp)
         if self._refuse(stamp, message.data):
@@ -97,13 +132,27 @@ class CameraNode(Node):
             self._publish(to_image(frame, 'rgb8', Header(stamp=to_time(stamp))))
 
     def _publish(self, message: Image) -> None:
+        self.cadence.accept(nanoseconds(message.header.stamp))
         message.header.frame_id = self.spec.camera.frame_id
         self.refused = ''
         self.image_out.publish(message)
-        self.info_out.publish(
-            CameraInfo(header=message.header, width=message.width, height=message.height)
-        )
+        self.info_out.publish(self._info(message))
 
+    def _info(self, message: Image) -> CameraInfo:
+        info = CameraInfo(width=message.width, height=message.height)
+        found = self.calibration
+        if found is not None:
+            if (found.width, found.height) == (message.width, message.height):
+                info = found
+            else:
+                self.refused = (
+                    f'{self.config.calibration} is for {found.width}x{found.height}, frames are '
+                    f'{message.width}x{message.height}; camera_info goes without it'
+                )
+        info.header = message.header
+        return info
+
+    # ------------------------------------------------------------------ refusals
     def _refuse(self, stamp: int, pixels: Any) -> str:
         watched = self.config.frozen_after > 0
         digest = hashlib.blake2b(pixels, digest_size=16).digest() if watched else None
@@ -117,15 +166,24 @@ class CameraNode(Node):
         self.refused = why
         self.get_logger().warning(f'frame refused: {why}', throttle_duration_sec=5.0)
 
+    # ------------------------------------------------------------------ what it tells
     def _diagnose(self) -> tuple[int, str, dict[str, object]]:
-        values: dict[str, object] = dict(self.watch.counts)
+        values: dict[str, object] = {
+            **self.watch.counts,
+            'lost': self.cadence.drops,
+            'interruptions': self.cadence.interruptions,
+            'rate_hz': round(self.cadence.rate_hz, 2),
+        }
         if self.grabber:
             values['replaced_by_newer'] = self.grabber.replaced
+            values['undecoded'] = self.grabber.undecoded
+            values['reconnects'] = self.grabber.reconnects
             if self.grabber.error:
                 return ERROR, self.grabber.error, values
         if self.watch.stale(time.monotonic()):
             return ERROR, self.refused or 'no frames come', values
-        return (WARN, self.refused, values) if self.refused else (OK, '', values)
+        doubt = self.refused or self.cadence.verdict
+        return (WARN, doubt, values) if doubt else (OK, '', values)
 
     def destroy_node(self) -> None:
         """Stop the reading thread, then the node."""
@@ -134,70 +192,40 @@ class CameraNode(Node):
         super().destroy_node()
 
 
-class Grabber:
-    """Read a capture in a thread; keep only the newest frame and the moment it came."""
+def open_source(config: CameraConfig, spec: TaskSpec) -> tuple[Source, bool]:
+    """
+    Return the configured source, and whether it is open already.
 
-    def __init__(self, capture: Any, config: CameraConfig, notify: Callable[[], None]) -> None:
-        self.capture, self.notify = capture, notify
-        # A device blocks until its next frame; a file would be over in a moment.
-        self.pause = 1.0 / config.rate_hz if config.source == 'file' else 0.0
-        self.replaced = 0
-        self.error = ''
-        self._frame: tuple[np.ndarray, float] | None = None
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._read, name='grabber', daemon=True)
-        self._thread.start()
+    What is on this machine is opened at once, so that a wrong path is told at the start; a robot
+    may take its time.
 
-    def take(self) -> tuple[np.ndarray, float] | None:
-        """Return the newest frame (H, W, 3) RGB and its age in seconds, once."""
-        with self._lock:
-            taken, self._frame = self._frame, None
-        return None if taken is None else (taken[0], time.monotonic() - taken[1])
-
-    def stop(self) -> None:
-        """End the thread and release the device."""
-        self._stop.set()
-        self._thread.join(timeout=2.0)
-        self.capture.release()
-
-    def _read(self) -> None:
-        due = time.monotonic()
-        while not self._stop.is_set():
-            good, frame = self.capture.read()
-            now = time.monotonic()
-            if not good:
-                self.error = 'the video is over' if self.pause else 'the camera gives no frames'
-                if self.pause or self._stop.wait(0.1):
-                    return
-                continue
-            self.error = ''
-            with self._lock:
-                self.replaced += self._frame is not None
-                self._frame = frame[..., ::-1], now
-            self.notify()
-            due = max(due + self.pause, now)
-            self._stop.wait(due - now)
+    :raises ParameterError: a device or file that cannot be opened.
+    """
+    if config.source == 'go2':
+        return Polled(lambda: _go2_camera(config)), False
+    if config.source == 'multicast':
+        return Multicast(config.interface, config.rate_hz), False
+    size = (spec.camera.width, spec.camera.height) if config.source == 'device' else None
+    source = Capture(config.path, config.rate_hz, size)
+    try:
+        source.open()
+    except (SourceError, SourceEndedError) as error:
+        raise ParameterError(f'source {config.source}: {error}') from error
+    return source, True
 
 
-def open_capture(config: CameraConfig) -> Any:
-    """Open a device or a file with OpenCV; ParameterError when it cannot be opened."""
-    import cv2
+def _go2_camera(config: CameraConfig) -> Any:
+    from ..robots.go2_camera import Go2Camera
 
-    if not config.path:
-        raise ParameterError(
-            f'source {config.source} needs the parameter path; list devices with ls /dev/v4l/by-id'
-        )
-    capture = cv2.VideoCapture(config.path)
-    if not capture.isOpened():
-        raise ParameterError(
-            f'{config.path!r} cannot be opened as a {config.source}: is it '
-            'there, is it readable, does another program hold it?'
-        )
-    if config.source == 'device':
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest of a queue
-        capture.set(cv2.CAP_PROP_FPS, config.rate_hz)
-    return capture
+    if config.robot == 'real' and not config.interface:
+        raise RuntimeError('source go2 of a real robot needs the parameter interface (ip link)')
+    real = config.robot == 'real'
+    camera = Go2Camera(
+        ROBOT_DDS_DOMAIN if real else twin_dds_domain(ros_domain()),
+        config.interface if real else 'lo',
+    )
+    camera.connect()
+    return camera
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -1,8 +1,10 @@
 """The camera as a process: what it passes on, what it refuses and counts."""
 
 from diagnostic_msgs.msg import DiagnosticArray
+from dmo_ros.core.tasks import get_task
 from dmo_ros.nodes import convert, qos
-from dmo_ros.nodes.camera import CameraConfig, open_capture
+from dmo_ros.nodes.calibration import load_calibration
+from dmo_ros.nodes.camera import CameraConfig, open_source
 from dmo_ros.nodes.parameters import ParameterError
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ class Driver:
         self.probe.heard['diagnostics'].clear()
         self.probe.until(lambda: self.probe.heard['diagnostics'])
         status = self.probe.last('diagnostics').status[0]
-        return {pair.key: int(pair.value) for pair in status.values}, status.message
+        return {pair.key: float(pair.value) for pair in status.values}, status.message
 
 
 @pytest.fixture
@@ -147,4 +149,77 @@ def test_a_video_file_plays_in_order_with_its_colours(probe, start, video):
 def test_what_cannot_be_opened_is_named(config, text):
     pytest.importorskip('cv2')
     with pytest.raises(ParameterError, match=text):
-        open_capture(config)
+        open_source(config, get_task(config.task))
+
+
+def test_bytes_that_are_no_image_are_survived(driver):
+    camera = driver(frozen_after=0, future_tolerance=0.0)
+    rng = np.random.default_rng(3)
+    for length in (0, 3, 7, 40, 4000):
+        noise = b'\x00\x01\x00\x00' + rng.integers(0, 256, length, np.uint8).tobytes()
+        camera.out.publish(noise)
+        camera.probe.spin(0.05)
+    camera.send(camera.picture(), 50.0)
+    camera.probe.until(lambda: camera.got() and camera.got()[-1].header.stamp.sec == 50)
+
+
+def test_a_slow_camera_and_its_lost_frames_are_told(driver):
+    camera = driver(frozen_after=0, future_tolerance=0.0, rate_hz=30.0)
+    seconds = 100.0
+    for step in range(20):
+        seconds += 0.3 if step == 12 else 0.1
+        camera.send(camera.picture(), seconds)
+    told = camera.probe.heard['diagnostics']
+    told.clear()
+    while not any('instead of 30' in array.status[0].message for _, array in told):
+        seconds += 0.1
+        camera.send(camera.picture(), seconds)
+    counts = {pair.key: float(pair.value) for pair in told[-1][1].status[0].values}
+    assert counts['lost'] == 2 and counts['rate_hz'] == pytest.approx(10.0, rel=0.05)
+
+
+CALIBRATION = """
+image_width: 32
+image_height: 24
+camera_name: top
+camera_matrix: {rows: 3, cols: 3, data: [50.0, 0.0, 16.0, 0.0, 50.0, 12.0, 0.0, 0.0, 1.0]}
+distortion_model: plumb_bob
+distortion_coefficients: {rows: 1, cols: 5, data: [0.1, -0.2, 0.0, 0.0, 0.0]}
+rectification_matrix: {rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+projection_matrix: {rows: 3, cols: 4, data: [50, 0, 16, 0, 0, 50, 12, 0, 0, 0, 1, 0]}
+"""
+
+
+def test_a_calibration_reaches_camera_info_and_one_of_another_size_does_not(driver, tmp_path):
+    file = tmp_path / 'top.yaml'
+    file.write_text(CALIBRATION)
+    camera = driver(frozen_after=0, future_tolerance=0.0, calibration=str(file))
+    camera.send(camera.picture(), 70.0)
+    camera.probe.until(
+        lambda: camera.got() and camera.probe.last('camera_info').header.stamp.sec == 70
+    )
+    info = camera.probe.last('camera_info')
+    assert info.k[0] == 50.0 and info.d[1] == -0.2 and info.header == camera.got()[-1].header
+    camera.send(camera.picture(height=30), 71.0)
+    camera.probe.until(lambda: camera.probe.last('camera_info').header.stamp.sec == 71)
+    assert camera.probe.last('camera_info').k[0] == 0.0
+    assert 'is for 32x24' in camera.counts()[1]
+
+
+@pytest.mark.parametrize(
+    'change, text',
+    [
+        (lambda text: text.replace('image_width: 32\n', ''), 'image_width'),
+        (lambda text: text.replace('12.0, 0.0, 0.0, 1.0', '12.0'), 'camera_matrix has 6'),
+        (lambda text: text.replace('-0.2', '.nan'), 'finite'),
+        (lambda text: 'a: [', 'malformed'),
+        (lambda text: '3', 'malformed'),
+    ],
+)
+def test_a_calibration_that_is_none_is_named(change, text, tmp_path):
+    file = tmp_path / 'bad.yaml'
+    file.write_text(change(CALIBRATION))
+    with pytest.raises(ParameterError, match=text):
+        load_calibration(file)
+    with pytest.raises(ParameterError, match='cannot be read'):
+        load_calibration(tmp_path / 'none.yaml')
