@@ -76,5 +76,6 @@ class Hands:
 
     def close(self) -> None:
         """End all four topics; the hands stay as they were last told."""
-        for topic in (*self._out, *self._in):
-            topic.close()
+        for out, state in zip(self._out, self._in):
+            out.close()
+            state.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import math
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Tracker:
         self.position = np.clip(np.zeros(len(self.low)), self.low, self.high)
         self.place(self.position)
 
-    def place(self, position: Sequence[float]) -> None:
+    def place(self, position: Any) -> None:
         """
         Begin again at a measured position (n,), at rest.
 
@@ -63,7 +64,7 @@ class Tracker:
         """Tell whether the last setpoint was the target."""
         return bool(np.array_equal(self.position, self._target))
 
-    def aim(self, target: Sequence[float]) -> None:
+    def aim(self, target: Any) -> None:
         """
         Take the newest target (n,); the same one again changes nothing, save that it ends a pause.
 
@@ -105,7 +106,7 @@ class Tracker:
             self._length = max(self.ramp, PEAK * float(np.max(gap / self.speed)))
             self._start, self._line = self.position.copy(), self._target.copy()
 
-    def _checked(self, values: Sequence[float]) -> np.ndarray:
+    def _checked(self, values: Any) -> np.ndarray:
         found = np.array(values, dtype=float)
         if found.shape != self.low.shape or not math.isfinite(float(found.sum())):
             raise RobotError(f'{len(self.low)} finite numbers are needed, not {list(values)}')
