@@ -223,6 +223,7 @@ def _go2_camera(config: CameraConfig) -> Any:
     camera = Go2Camera(
         ROBOT_DDS_DOMAIN if real else twin_dds_domain(ros_domain()),
         config.interface if real else 'lo',
+        rate_hz=config.rate_hz,
     )
     camera.connect()
     return camera

@@ -194,7 +194,8 @@ class Polled:
                 frame, age = taken
                 return frame, time.monotonic() - age
             time.sleep(self.PAUSE)
-        raise SourceError("the robot's camera gives no pictures; is the robot on?")
+        error = getattr(self._camera, 'error', '')
+        raise SourceError(error or "the robot's camera gives no pictures; is the robot on?")
 
     def close(self) -> None:
         """End its thread."""
@@ -227,7 +228,7 @@ class Grabber:
     def stop(self) -> None:
         """End the thread, which releases the source; a driver that hangs is left to its fate."""
         self._stop.set()
-        self._thread.join(timeout=3.0)
+        self._thread.join(timeout=4.0)
 
     def _run(self) -> None:
         wait = FIRST_WAIT

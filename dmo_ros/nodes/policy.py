@@ -3,8 +3,12 @@ The policy on the robot, a lifecycle node: ``image_raw`` -> ``cmd_policy``.
 
 Configure loads the file and checks its contract; a mismatch is a failed transition and the
 sentence that says why.  Activate answers every new frame with one command that carries the frame's
-stamp.  A frame that is old, repeated or malformed gets no answer, and the gate stops for the
+stamp; of a camera that is faster than the control rate only the frames on the control grid are
+answered.  A frame that is old, repeated or malformed gets no answer, and the gate stops for the
 silence.  A gap in time (an episode's start, a camera that was away) makes the policy begin anew.
+
+The file's graph takes pictures alone, so nothing else is listened to, also in a task whose world
+model is trained with proprioception.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from .convert import command_type, nanoseconds, to_command, to_rgb, to_time
 from .diagnostics import Diagnostics, ERROR, OK, WARN
 from .parameters import declare, parameter
 from ..core.actions import fill, to_si
+from ..core.cadence import Pace
 from ..core.images import ImageError
 from ..core.policy import Policy, PolicyError
 from ..core.seal import ContractError
@@ -65,8 +70,9 @@ class PolicyNode(LifecycleNode):
         self.policy: Policy | None = None
         self.state, self.reason = PolicyStatus.UNCONFIGURED, 'no policy is loaded'
         self.latency = self.slowest = 0.0
-        self.misses = self.answers = 0
+        self.misses = self.answers = self.skipped = 0
         self.watch = FrameWatch(self.spec.limits.frame_timeout)
+        self.pace = Pace(self.spec.period)
         self.last = 0
         self.command_out = self.create_publisher(
             command_type(self.spec), 'cmd_policy', qos.COMMAND_OUT
@@ -103,7 +109,8 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to answer."""
         self._begin()
-        self.misses = self.answers = 0
+        self.misses = self.answers = self.skipped = 0
+        self.pace.reset()
         self._become(PolicyStatus.ACTIVE, '')
         return super().on_activate(state)
 
@@ -133,6 +140,9 @@ class PolicyNode(LifecycleNode):
         if self.state != PolicyStatus.ACTIVE or self.policy is None:
             return
         if self.watch.accept(stamp, began):
+            return
+        if not self.pace.accept(stamp):
+            self.skipped += 1
             return
         self._count_gap(stamp)
         try:
@@ -200,6 +210,7 @@ class PolicyNode(LifecycleNode):
             'state': _NAMES[self.state],
             'answers': self.answers,
             'misses': self.misses,
+            'between': self.skipped,
             'latency_ms': round(self.latency * 1e3, 2),
             'slowest_ms': round(self.slowest * 1e3, 2),
             **self.watch.counts,

@@ -102,6 +102,25 @@ def test_it_answers_frames_like_the_policy_itself_and_only_while_active(eye, sta
     assert eye.show(eye.frame(), ahead=0) is None
 
 
+def test_of_a_fast_camera_one_frame_a_period_is_answered(eye, start, policy_file):
+    start('policy', path=str(policy_file), autostart=True)
+    eye.meet()
+    while eye.show(eye.frame()) is None:
+        pass
+    eye.stamp += 10 * PERIOD
+    first, before = eye.stamp, len(eye.answers)
+    for step in range(46):  # 30 Hz, a little uneven, for 1.5 s
+        eye.stamp = first + step * 33_333_333 + (step % 3) * 2_000_000
+        header = Header(stamp=convert.to_time(eye.stamp))
+        eye.images.publish(convert.to_image(eye.frame(), 'rgb8', header))
+        eye.probe.spin(0.02)
+    eye.probe.until(lambda: len(eye.answers) >= before + 8)
+    stamps = [convert.nanoseconds(m.header.stamp) - first for _, m in eye.answers[before:]]
+    assert len(stamps) == 8
+    np.testing.assert_allclose(np.diff(stamps), PERIOD, atol=0.1 * PERIOD)
+    eye.probe.until(lambda: eye.states[-1][1].misses == 0, 5.0)
+
+
 @pytest.mark.parametrize(
     'damage, text',
     [
