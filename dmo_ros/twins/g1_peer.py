@@ -163,7 +163,7 @@ class G1Peer:
             self._own = np.array(self.twin.joint_position[0], float)
         if self._queue:
             sonic.follow(self._queue.popleft(), self.now)
-        sonic.index += 1
+        sonic.index += sonic.state == CONTROL
 
     def _move(self, dt: float) -> None:
         """Move the twin under what is in force."""
