@@ -70,6 +70,12 @@ COMMON = (
         'addresses of other machines whose nodes may take part, comma between; '
         'empty: this machine only',
     ),
+    Argument(
+        'keystore',
+        '',
+        'folder of dmo security make; every node then needs a middleware with DDS-Security, and '
+        'ends without one. Empty: unsecured',
+    ),
 )
 ARGUMENTS = (ROBOT, *COMMON)
 TASK = Argument('task', 'push_cube', 'whose robot is played with')
@@ -94,7 +100,16 @@ def check(stack: Stack, values: Mapping[str, Any]) -> None:
         raise StackError(f'policy:={values["policy"]} is not a file; make one with dmo export')
     if values['trusted_keys'] and not values['policy']:
         raise StackError('trusted_keys:= is about a policy; name one with policy:=')
-    _peers(values)
+    if values['keystore'] and not _enclave(stack, values).is_file():
+        raise StackError(
+            f'keystore:={values["keystore"]} has no enclaves for {stack.task}; make them: '
+            f'dmo security make {values["keystore"]} --task {stack.task}'
+        )
+    _environment(values)
+
+
+def _enclave(stack: Stack, values: Mapping[str, Any]) -> Path:
+    return Path(values['keystore'], 'enclaves', stack.task, 'gate', 'permissions.p7s')
 
 
 def _check_real(spec: TaskSpec, values: Mapping[str, Any]) -> None:
@@ -156,6 +171,16 @@ def pictures(spec: TaskSpec, values: Mapping[str, Any]) -> tuple[str, str, str]:
     return 'topic', where or 'twin/image', ''
 
 
+def _environment(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment of the nodes: who may take part, and with what identity."""
+    found = _peers(values)
+    if values['keystore']:
+        found['ROS_SECURITY_KEYSTORE'] = str(Path(values['keystore']).absolute())
+        found['ROS_SECURITY_ENABLE'] = 'true'
+        found['ROS_SECURITY_STRATEGY'] = 'Enforce'  # Permissive would start without an enclave
+    return found
+
+
 def _peers(values: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment that lets the named machines take part."""
     names = [name.strip() for name in values['peers'].split(',') if name.strip()]
@@ -177,5 +202,5 @@ def derive(stack: Stack, values: Mapping[str, Any]) -> dict[str, Any]:
         'source': source,
         'topic': topic,
         'path': path,
-        'environment': _peers(values),
+        'environment': _environment(values),
     }

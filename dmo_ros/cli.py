@@ -20,7 +20,9 @@ HELP = """usage: dmo COMMAND [...]
 
   doctor                     what works on this machine, what is missing, and the fix
   demo                       the whole loop on a simulated robot; ends with a table
-  up TASK [name:=value ...]  a task's graph of ROS 2 nodes
+  up GRAPH [name:=value ...] a graph of ROS 2 nodes: a task's, or record_play
+  lifecycle NODE ACTION      lead policy or bridge on: configure, activate, deactivate, get
+  security make DIR --task T a DDS-Security keystore of least privilege
 
   record TASK -o BAG         record play data        recover BAG      rescue a cut recording
   check BAG|DATASET          is it fit to learn?     convert BAG -o DATASET
@@ -93,6 +95,18 @@ def _up(words: Sequence[str]) -> int:
     from . import up
 
     return up.main(words)
+
+
+def _lifecycle(words: Sequence[str]) -> int:
+    from . import lifecycle
+
+    return lifecycle.main(words)
+
+
+def _security(words: Sequence[str]) -> int:
+    from . import security
+
+    return security.main(words)
 
 
 def _demo(words: Sequence[str]) -> int:
@@ -288,6 +302,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     'doctor': _doctor,
     'demo': _demo,
     'up': _up,
+    'lifecycle': _lifecycle,
+    'security': _security,
     'record': _record,
     'recover': _recover,
     'check': _check,

@@ -95,6 +95,7 @@ class Process:
     package: str = PACKAGE
     executable: str = ''
     environment: dict[str, str] = field(default_factory=dict)
+    enclave: str = ''
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,12 @@ class Stack:
         self, given: Mapping[str, Any], parameters: Mapping[str, Mapping[str, Any]] | None = None
     ) -> list[Process]:
         """Return the processes for these arguments; ``parameters`` adds values per node name."""
-        values = self.parse(given)
+        return self.processes(self.parse(given), parameters)
+
+    def processes(
+        self, values: Mapping[str, Any], parameters: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> list[Process]:
+        """Return the processes for all arguments' values, unchecked."""
         filled = {**values, **self.derive(self, values)}
         extra = dict(parameters or {})
         processes = [
@@ -157,6 +163,7 @@ class Stack:
             package=node.package,
             executable=node.executable or node.name,
             environment=dict(values.get('environment', {})),
+            enclave=f'/{self.task}/{node.name}' if values.get('keystore') else '',
         )
 
     def _config(self, values: Mapping[str, Any]) -> tuple[Path, ...]:

@@ -250,6 +250,7 @@ def _launch_node(process: Process) -> Any:
         namespace=process.namespace,
         parameters=[*map(str, process.config), plain(process.parameters)],
         remappings=list(process.remaps.items()),
+        ros_arguments=['--enclave', process.enclave] if process.enclave else [],
         output='screen',
         emulate_tty=False,
         additional_env=process.environment,

@@ -48,6 +48,8 @@ def command(process: Process) -> list[str]:
     line = [*program, '--ros-args']
     for rule in (f'__node:={process.name}', f'__ns:={process.namespace}'):
         line += ['-r', rule]
+    if process.enclave:
+        line += ['--enclave', process.enclave]
     for file in process.config:
         line += ['--params-file', str(file)]
     for name, value in plain(process.parameters).items():
@@ -208,19 +210,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(usage(words))
             return 0 if words else 2
         stack = get_stack(words[0])
-        processes = stack.resolve(_pairs(words[1:]))
+        processes = stack.resolve(pairs(words[1:]))
     except StackError as error:
         print(f'dmo up: {error}', file=sys.stderr)
         return 2
     return _supervise(processes)
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
-    pairs = dict(word.split(':=', 1) for word in words if ':=' in word)
+def pairs(words: Sequence[str]) -> dict[str, str]:
+    """Return ``name:=value`` words as a dictionary; StackError for another kind of word."""
+    found = dict(word.split(':=', 1) for word in words if ':=' in word)
     other = [word for word in words if ':=' not in word]
     if other:
         raise StackError(f'arguments are written name:=value, {other[0]!r} is not')
-    return pairs
+    return found
 
 
 def _supervise(processes: Sequence[Process]) -> int:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from dmo_ros import cli
-from dmo_ros.stacks import STACKS
+from dmo_ros.stacks import GRAPHS
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ def test_commands_and_their_flags_exist(line, capsys):
     assert command in cli.COMMANDS
     if command == 'up':
         given = {word.split(':=')[0] for word in words[1:]}
-        assert given <= {argument.name for argument in STACKS[words[0]].arguments}
+        assert given <= {argument.name for argument in GRAPHS[words[0]].arguments}
         return
     if command in WITH_TORCH:
         pytest.importorskip('torch')
