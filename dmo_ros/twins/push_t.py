@@ -113,7 +113,7 @@ class PushTTwin:
         self.state = self.state.copy()
         self.state[index] = starts
         for row in index:
-            self.scene.place(row, self.state[row])
+            self.scene.place(int(row), self.state[row])
 
     def _random_starts(self, count: int) -> np.ndarray:
         """Draw starts: the T anywhere but at the goal, the tool anywhere beside it."""

@@ -24,6 +24,7 @@ BEAM = 120  # first pushes that are thought through to the second
 CLEAR = 0.007  # m between tool and T on the way
 WALK = 0.04  # how much nearer a push must bring the T per metre that the tool walks to it
 SECOND = 0.004  # m: what a second push has to bring more than a single one
+ROOM = 0.06  # m between the rail and where a second push may bring the T's origin
 NEAR = 0.012  # m: so near to a contact, the tool is there
 
 
@@ -93,7 +94,8 @@ class Planner:
         ends = after.reshape(-1, 3)[some]
         later = compose(ends[:, None], self.second[None])
         twice = self.error(later)
-        twice[~self._inside(compose(goal, later))] = np.inf
+        middle = turned(later[..., :2], float(goal[2])) + goal[:2]
+        twice[(np.abs(middle) > self.geometry.rail - ROOM).any(axis=-1)] = np.inf
         both = twice.min(axis=1) + SECOND + walk[some // len(LENGTHS)]
         best, best_two = order[0], int(np.argmin(both))
         if both[best_two] < cost.flat[best]:
