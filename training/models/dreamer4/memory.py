@@ -1,0 +1,196 @@
+"""
+What temporal attention remembers: a whole sequence, or a ring of keys and values.
+
+A :class:`Ring` holds the last frames of every row of a batch.  Rows have lengths of their own; the
+frame with absolute index n lies in slot n mod capacity, and what a slot holds follows from the
+row's length alone.  Keys are stored already rotated by their absolute index: scores depend on
+differences of positions only, and softmax does not care in which order keys lie, so nothing is
+ever shifted.
+
+A capacity of ``window + chunk - 1`` lets a chunk be appended at once: its last frame must not
+evict what its first one still sees.  Denoising passes write the new frame's slots again and again
+and do not advance the length; only ``commit`` does.  So tensors keep their shapes and their
+places, which is what CUDA graphs need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .attention import attend, Heads, hide, window_mask
+from .config import HEAD_SIZE, TrunkConfig
+
+
+class Memory(Protocol):
+    """How temporal layers reach other frames."""
+
+    position: Tensor  # (B or 1, T) int64, absolute index of the frames that are given
+
+    def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
+        """Mix (B, T, S, heads, 64) along time in the ``layer``-th temporal layer."""
+
+
+class Sequence:
+    """Frames that see each other and nothing else: training, and reading a clip at once."""
+
+    def __init__(
+        self, trunk: TrunkConfig, frames: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.soft_cap = trunk.soft_cap
+        self.position = torch.arange(frames, device=device)[None]
+        # Without a mask the fused kernels are faster; short batches need none.
+        longer = frames > trunk.window
+        self.mask = window_mask(frames, trunk.window, device, dtype) if longer else None
+
+    def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
+        """Mix along time, causally and within the window."""
+        batch = heads.query.shape[0]
+        query, key, value = (x.permute(0, 2, 3, 1, 4).flatten(0, 1) for x in heads)
+        mask = None if self.mask is None else self.mask.to(query.dtype)
+        mixed = attend(query, key, value, mask, mask is None, self.soft_cap)
+        return mixed.unflatten(0, (batch, -1)).permute(0, 3, 1, 2, 4)
+
+
+class Ring:
+    """
+    Keys and values of the last frames of every row.
+
+    ``key[group][layer]`` and ``value[group][layer]`` are (B, S, key-value heads, capacity, 64),
+    ``length`` is (B,) int64: how many frames a row has seen.
+    """
+
+    def __init__(
+        self,
+        trunk: TrunkConfig,
+        sizes: Mapping[str, tuple[int, int]],
+        batch: int,
+        chunk: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """
+        Reserve an empty ring.
+
+        :param sizes: tokens and temporal layers of each group.
+        :param chunk: the most frames that are appended at once.
+        """
+        self.trunk, self.chunk = trunk, chunk
+        self.window, self.capacity = trunk.window, trunk.window + chunk - 1
+
+        def slots(tokens: int, layers: int) -> list[Tensor]:
+            shape = (batch, tokens, trunk.key_heads, self.capacity, HEAD_SIZE)
+            return [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
+
+        self.key = {name: slots(*counts) for name, counts in sizes.items()}
+        self.value = {name: slots(*counts) for name, counts in sizes.items()}
+        self.length = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.row = torch.arange(batch, device=device)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Return all keys and values."""
+        parts = (*self.key.values(), *self.value.values())
+        return [tensor for layers in parts for tensor in layers]
+
+    def empty(self, rows: Tensor) -> None:
+        """Forget rows (int64), their numbers too: one bad value must not outlive a reset."""
+        self.length[rows] = 0
+        for tensor in self.tensors:
+            tensor[rows] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, for a checkpoint."""
+        return {'length': self.length, 'key': self.key, 'value': self.value}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back, in place."""
+        self.length.copy_(state['length'])
+        for name in self.key:
+            for here, there in ((self.key, state['key']), (self.value, state['value'])):
+                for tensor, stored in zip(here[name], there[name], strict=True):
+                    tensor.copy_(stored)
+
+
+class Prefill(Sequence):
+    """A sequence from the beginning of some rows, which the ring remembers."""
+
+    def __init__(self, ring: Ring, rows: Tensor, frames: int) -> None:
+        """
+        Forget what the rows held and start them anew.
+
+        :param rows: int64, which rows of the ring the batch stands for.
+        """
+        sample = ring.tensors[0]
+        super().__init__(ring.trunk, frames, sample.device, sample.dtype)
+        self.ring, self.rows, self.frames = ring, rows[:, None], frames
+        self.kept = min(frames, ring.capacity)
+        newest = torch.arange(frames - self.kept, frames, device=sample.device)
+        self.slot = (newest % ring.capacity)[None]
+        ring.empty(rows)
+
+    def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
+        """Mix along time and keep the newest keys and values."""
+        for store, new in ((self.ring.key, heads.key), (self.ring.value, heads.value)):
+            tensor = store[group][layer]
+            tensor[self.rows, :, :, self.slot] = new[:, -self.kept :].to(tensor.dtype)
+        return super().attend(layer, group, heads)
+
+    def commit(self) -> None:
+        """Count the frames as seen."""
+        self.ring.length[self.rows[:, 0]] = self.frames
+
+
+class Append:
+    """The next frames of every row: they see what the ring remembers, and each other causally."""
+
+    def __init__(self, ring: Ring, frames: int) -> None:
+        if frames > ring.chunk:
+            raise ValueError(
+                f'{frames} frames are to be appended at once, the ring was made for chunks of '
+                f'{ring.chunk}; make it with a larger chunk'
+            )
+        self.ring, self.frames = ring, frames
+        device = ring.length.device
+        self.position = ring.length[:, None] + torch.arange(frames, device=device)
+        self.slot = self.position % ring.capacity
+        share = ring.trunk.heads // ring.trunk.key_heads
+        self.mask = self._mask().repeat(1, share, 1)[:, None]
+        if frames == 1:
+            self.mask = self.mask[:, :, :1]
+
+    def _mask(self) -> Tensor:
+        """Return (B, T, capacity), what each new frame sees of each slot."""
+        capacity, newest = self.ring.capacity, self.position[:, -1:]
+        slot = torch.arange(capacity, device=newest.device)
+        held = newest - (newest - slot) % capacity  # absolute index, negative where still empty
+        gap = self.position[:, :, None] - held[:, None]
+        seen = (gap >= 0) & (gap < self.ring.window) & (held >= 0)[:, None]
+        return hide(seen, self.ring.tensors[0].dtype)
+
+    def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
+        """
+        Write the new keys and values into their slots and mix over the ring.
+
+        Heads that share keys are laid out as further queries, so that nothing is repeated.
+        """
+        row = self.ring.row[:, None]
+        key, value = self.ring.key[group][layer], self.ring.value[group][layer]
+        key[row, :, :, self.slot] = heads.key.to(key.dtype)
+        value[row, :, :, self.slot] = heads.value.to(value.dtype)
+        batch, frames, tokens = heads.query.shape[:3]
+        query = heads.query.unflatten(3, (key.shape[2], -1)).permute(0, 2, 3, 4, 1, 5)
+        query = query.reshape(batch, tokens * key.shape[2], -1, HEAD_SIZE)
+        mixed = attend(
+            query, key.flatten(1, 2), value.flatten(1, 2), self.mask,
+            soft_cap=self.ring.trunk.soft_cap,
+        )  # fmt: skip
+        mixed = mixed.view(batch, tokens, key.shape[2], -1, frames, HEAD_SIZE)
+        return mixed.permute(0, 4, 1, 2, 3, 5).flatten(3, 4)
+
+    def commit(self) -> None:
+        """Count the frames as seen: what they wrote stays."""
+        self.ring.length += self.frames

@@ -1,0 +1,154 @@
+"""
+The block-causal space/time transformer under tokenizer and dynamics.
+
+The tokens of a frame come in groups, each a tensor (B, T, S, width) of its own.  A spatial layer
+mixes the tokens of one frame, where a group sees the groups it names; a temporal layer mixes each
+token with its own past.  Groups are separate tensors rather than rows under one mask: every
+attention is then unmasked (and fused), and what a group does not see cannot touch it, not even in
+the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn, Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .attention import attend, Heads, LayerWeights, NORM_EPS, Turn, turn_of
+from .config import TrunkConfig
+from .memory import Memory, Ring, Sequence
+
+Tokens = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Group:
+    """
+    Tokens that are treated alike.
+
+    ``sees`` names the groups of the same frame that its queries see, ``stream`` the weights it
+    uses; in the last ``drop`` layers it is left out.
+    """
+
+    name: str
+    size: int
+    sees: tuple[str, ...]
+    stream: int = 0
+    drop: int = 0
+
+
+class Layer(nn.Module):
+    """Attention in space or time, then an MLP, for the groups that are given."""
+
+    def __init__(self, config: TrunkConfig, groups: Collection[Group]) -> None:
+        super().__init__()
+        self.groups, self.soft_cap = {group.name: group for group in groups}, config.soft_cap
+        streams = sorted({group.stream for group in groups})
+        self.weights = nn.ModuleDict({str(stream): LayerWeights(config) for stream in streams})
+
+    def of(self, name: str) -> LayerWeights:
+        """Return the weights that a group uses."""
+        weights = self.weights[str(self.groups[name].stream)]
+        assert isinstance(weights, LayerWeights)
+        return weights
+
+    def forward(
+        self, tokens: Tokens, turns: Mapping[str, Turn], memory: Memory | None, layer: int
+    ) -> Tokens:
+        """Advance all groups; ``memory`` None means within the frame."""
+        heads = {name: self.of(name).project(x, turns[name]) for name, x in tokens.items()}
+        mixed = {
+            name: self._space(name, heads)
+            if memory is None
+            else memory.attend(layer, name, heads[name])
+            for name in tokens
+        }
+        return {name: self.of(name).finish(x, mixed[name]) for name, x in tokens.items()}
+
+    def _space(self, name: str, heads: Mapping[str, Heads]) -> Tensor:
+        """Mix a group (B, T, S, heads, 64) with what it sees of its own frame."""
+        query = heads[name].query
+        seen = [heads[other] for other in self.groups[name].sees if other in heads]
+        key, value = seen[0].key, seen[0].value
+        if len(seen) > 1:
+            key = torch.cat([other.key for other in seen], dim=2)
+            value = torch.cat([other.value for other in seen], dim=2)
+        rows = [x.flatten(0, 1).transpose(1, 2) for x in (query, key, value)]
+        mixed = attend(rows[0], rows[1], rows[2], soft_cap=self.soft_cap)
+        return mixed.transpose(1, 2).unflatten(0, query.shape[:2])
+
+
+class Trunk(nn.Module):
+    """A stack of layers; layer i (from 1) is temporal where ``time_every`` divides i."""
+
+    def __init__(self, config: TrunkConfig, groups: Collection[Group]) -> None:
+        super().__init__()
+        self.config, self.groups = config, tuple(groups)
+        self.depth = {group.name: config.layers - group.drop for group in groups}
+        self.layers = nn.ModuleList(
+            Layer(config, [group for group in groups if index < self.depth[group.name]])
+            for index in range(config.layers)
+        )
+        self.norm = nn.RMSNorm(config.width, eps=NORM_EPS) if config.final_norm else nn.Identity()
+
+    def forward(self, tokens: Tokens, memory: Memory | None = None) -> Tokens:
+        """
+        Advance groups (B, T, S, width); returns those that are not dropped.
+
+        :param tokens: the groups by name; one that is left out is simply not seen.
+        :param memory: how frames reach others; left out, the T frames see each other.
+        """
+        first = next(iter(tokens.values()))
+        if memory is None:
+            memory = Sequence(self.config, first.shape[1], first.device, first.dtype)
+        exact = first.dtype == torch.float64
+        when = turn_of(memory.position[:, :, None], exact)
+        time = dict.fromkeys(tokens, when)
+        space = self._places(first.device, exact)
+        temporal = 0
+        for index, layer in enumerate(self.layers):
+            tokens = {name: x for name, x in tokens.items() if index < self.depth[name]}
+            if (index + 1) % self.config.time_every:
+                tokens = self._run(layer, tokens, space, None, 0)
+            else:
+                tokens = self._run(layer, tokens, time, memory, temporal)
+                temporal += 1
+        return {name: self.norm(x) for name, x in tokens.items()}
+
+    def _run(
+        self,
+        layer: nn.Module,
+        tokens: Tokens,
+        turns: Mapping[str, Turn],
+        memory: Memory | None,
+        index: int,
+    ) -> Tokens:
+        if self.config.recompute and torch.is_grad_enabled():
+            again: Tokens = checkpoint(layer, tokens, turns, memory, index, use_reentrant=False)
+            return again
+        return layer(tokens, turns, memory, index)
+
+    def _places(self, device: torch.device, exact: bool) -> dict[str, Turn]:
+        """Return the rotation of every group's places within a frame."""
+        starts, total = {}, 0
+        for group in self.groups:
+            starts[group.name] = (total, group.size)
+            total += group.size
+        return {
+            name: turn_of(torch.arange(start, start + size, device=device), exact)
+            for name, (start, size) in starts.items()
+        }
+
+    def ring(self, batch: int, chunk: int = 1, without: Collection[str] = ()) -> Ring:
+        """Reserve a ring for ``batch`` rows, on the device and in the type of the weights."""
+        every = self.config.time_every
+        sizes = {
+            group.name: (group.size, self.depth[group.name] // every)
+            for group in self.groups
+            if group.name not in without
+        }
+        sample = next(self.parameters())
+        return Ring(self.config, sizes, batch, chunk, sample.device, sample.dtype)
