@@ -8,10 +8,8 @@ than looked up where a broken installation would otherwise pass for a good one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 import importlib
-from importlib import metadata
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -21,22 +19,16 @@ import socket
 import sys
 from typing import Any
 
-OK, WARN, MISSING, BROKEN = 'ok', 'warn', 'missing', 'broken'
+from .doctor_robots import ABILITIES as ROBOT_ABILITIES
+from .doctor_robots import CHECKS as ROBOT_CHECKS
+from .doctor_robots import ROBOTS
+from .findings import absent, BROKEN, Finding, libraries, library, MISSING, OK, version_of, WARN
+
 LAST_SAFE_DOMAIN = 101  # above it, DDS ports reach into those that Linux hands to clients
 FREE_DISK = 2.0  # GiB; below it the recorder does not start
 SHARED_MEMORY = 64  # MiB in /dev/shm for the segments of a graph
 TENSORBOARD_PORT = 6006
 MINIMUM_PYTHON = (3, 10)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: what was looked at, how it is, and what to do about it."""
-
-    name: str
-    state: str
-    detail: str
-    fix: str = ''
 
 
 def check_python() -> Finding:
@@ -280,10 +272,11 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_fastdds,
     check_disk,
     check_ports,
+    *ROBOT_CHECKS,
 )
 
 # What one may want to do -> the findings that it stands on.
-ABILITIES = {
+ABILITIES: dict[str, tuple[str, ...]] = {
     'run the nodes and twins (dmo up, dmo demo)': (
         'rclpy',
         'messages',
@@ -295,17 +288,28 @@ ABILITIES = {
     'record and convert play data': ('rclpy', 'messages', 'bags', 'opencv'),
     'train': ('torch', 'training', 'opencv'),
     'export a policy': ('torch', 'export', 'onnxruntime'),
-    'demand signed policies': ('signatures', 'onnxruntime'),
+    'demand signed policies, make keystores': ('signatures', 'onnxruntime'),
+    **ROBOT_ABILITIES,
 }
 
 
-def examine() -> dict[str, Any]:
-    """Run all checks and conclude what works here; plain JSON."""
-    findings = [_careful(check) for check in CHECKS]
+def examine(robot: str = '') -> dict[str, Any]:
+    """Run all checks, or those that a robot needs, and conclude what works; plain JSON."""
+    wanted = ROBOTS[robot] if robot else ()
+    abilities = {
+        ability: needs
+        for ability, needs in ABILITIES.items()
+        if not robot or set(needs) <= set(wanted)
+    }
+    findings = [
+        _careful(check)
+        for check in CHECKS
+        if not robot or check.__name__.removeprefix('check_') in wanted
+    ]
     state = {finding.name: finding.state for finding in findings}
     lacking = {
         ability: [name for name in needs if state[name] in (MISSING, BROKEN)]
-        for ability, needs in ABILITIES.items()
+        for ability, needs in abilities.items()
     }
     return {
         'findings': [asdict(finding) for finding in findings],
@@ -323,47 +327,13 @@ def _careful(check: Callable[[], Finding]) -> Finding:
         return Finding(name, BROKEN, f'{type(error).__name__}: {error}', 'reinstall it')
 
 
-def library(name: str, module: str, fix: str) -> Finding:
-    """Import a library and tell its version."""
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        return absent(name, error, fix)
-    except Exception as error:
-        return Finding(name, BROKEN, f'does not import: {error}', f'reinstall it: {fix}')
-    return Finding(name, OK, str(getattr(found, '__version__', 'installed')))
-
-
-def libraries(name: str, modules: Sequence[str], fix: str) -> Finding:
-    """Look for several libraries without importing them."""
-    lost = [module for module in modules if importlib.util.find_spec(module) is None]
-    if lost:
-        return Finding(name, MISSING, f'{", ".join(lost)} not installed', fix)
-    return Finding(name, OK, ', '.join(modules))
-
-
-def absent(name: str, error: ImportError, fix: str) -> Finding:
-    """Tell a library that is not there from one whose own parts do not load."""
-    if isinstance(error, ModuleNotFoundError):
-        return Finding(name, MISSING, f'not installed ({error.name})', fix)
-    return Finding(name, BROKEN, f'does not load: {error}', fix)
-
-
-def version_of(distribution: str) -> str | None:
-    """Return the version of an installed distribution."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def report(result: dict[str, Any]) -> str:
     """Return the findings as text for a terminal."""
     lines = []
     for found in result['findings']:
-        lines.append(f'{found["state"]:8}{found["name"]:13}{found["detail"]}')
+        lines.append(f'{found["state"]:8}{found["name"]:14}{found["detail"]}')
         if found['fix']:
-            lines.append(f'{"":8}{"":13}-> {found["fix"]}')
+            lines.append(f'{"":8}{"":14}-> {found["fix"]}')
     lines += ['', 'Here you can:']
     for ability, lacking in result['lacking'].items():
         lines.append(
@@ -379,8 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog='dmo doctor', description=(__doc__ or '').split('\n')[1])
     parser.add_argument('--json', action='store_true', help='the report as JSON')
+    parser.add_argument('--robot', choices=tuple(ROBOTS), default='', help='what this one needs')
     given = parser.parse_args(arguments)
-    result = examine()
+    result = examine(given.robot)
     print(json.dumps(result, indent=1) if given.json else report(result))
     return 1 if result['broken'] else 0
 

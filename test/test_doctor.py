@@ -3,7 +3,7 @@ import importlib
 import json
 import socket
 
-from dmo_ros import doctor
+from dmo_ros import doctor, doctor_robots
 import pytest
 
 
@@ -178,3 +178,75 @@ def test_the_doctor_needs_nothing_but_python(monkeypatch):
 
     monkeypatch.setattr(builtins, '__import__', only_standard)
     importlib.reload(doctor)
+
+
+# ---------------------------------------------------------------------- robots
+@pytest.mark.parametrize('robot', sorted(doctor_robots.ROBOTS))
+def test_a_robots_report_has_its_findings_and_its_abilities(robot, capsys):
+    doctor.main(['--json', '--robot', robot])
+    result = json.loads(capsys.readouterr().out)
+    names = {found['name'] for found in result['findings']}
+    assert names == set(doctor_robots.ROBOTS[robot])
+    assert 'torch' not in names and result['lacking']
+    others = {'go2': 'flexiv', 'g1': 'flexiv', 'flexiv': 'unitree'}
+    assert others[robot] not in names
+
+
+@pytest.mark.parametrize(
+    'version, python, state, text',
+    [
+        (None, (3, 11), 'missing', 'worker_python'),
+        (None, (3, 12), 'missing', 'dmo_ros[flexiv]'),
+        ('1.9.4', (3, 12), 'ok', ''),
+        ('2.0.0', (3, 10), 'ok', ''),
+        ('2.1.0', (3, 12), 'broken', '<=2.0.0'),
+    ],
+)
+def test_a_flexiv_sdk_is_judged_by_what_it_accepts(monkeypatch, version, python, state, text):
+    monkeypatch.setattr(doctor_robots, 'version_of', lambda name: version)
+    monkeypatch.setattr(doctor_robots.sys, 'version_info', python)
+    found = doctor_robots.check_flexiv()
+    assert found.state == state and text in found.fix
+
+
+@pytest.mark.parametrize(
+    'domain, state', [('', 'warn'), ('0', 'warn'), ('42', 'ok'), ('lab', 'broken')]
+)
+def test_the_robots_own_domain_is_told(monkeypatch, domain, state):
+    monkeypatch.setenv('ROS_DOMAIN_ID', domain)
+    assert doctor_robots.check_robot_domain().state == state
+    doctor_robots.check_robot_ports()
+
+
+def test_a_missing_opengl_names_the_packages(monkeypatch):
+    pytest.importorskip('mujoco')
+    monkeypatch.setattr(doctor_robots, '_DRAW', "raise SystemExit('no EGL')")
+    found = doctor_robots.check_gl()
+    assert found.state == 'missing' and 'libegl1' in found.fix and 'no EGL' in found.detail
+
+
+def test_a_camera_that_may_not_be_read_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor_robots, 'CAMERAS', tmp_path)
+    assert doctor_robots.check_cameras().detail == 'none is plugged in'
+    (tmp_path / 'usb-top-camera').touch()
+    assert 'usb-top-camera' in doctor_robots.check_cameras().detail
+    monkeypatch.setattr(doctor_robots.os, 'access', lambda path, mode: False)
+    assert doctor_robots.check_cameras().state == 'warn'
+
+
+def test_a_port_in_use_is_told(monkeypatch):
+    with socket.socket() as other:
+        other.bind(('127.0.0.1', 0))
+        other.listen()
+        monkeypatch.setattr(doctor_robots, 'SONIC_PORT', other.getsockname()[1])
+        assert doctor_robots.check_robot_ports().state == 'warn'
+
+
+def test_a_machine_without_the_unitree_sdk_is_told_how_to_get_it(without, monkeypatch):
+    from dmo_ros.robots import unitree
+
+    unitree.sdk.cache_clear()
+    without('unitree_sdk2py')
+    found = doctor_robots.check_unitree()
+    unitree.sdk.cache_clear()
+    assert found.state == 'missing' and 'dmo_ros[go2]' in found.fix
