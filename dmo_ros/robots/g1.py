@@ -85,7 +85,7 @@ class G1:
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._engaged = self._paused = self._lost = False
+        self._engaged = self._paused = self._lost = self._damped = False
         self._ticked = 0.0
 
     def _tracker(self, part: slice, margin: float) -> Tracker:
@@ -126,7 +126,7 @@ class G1:
             self._place()
             self._home = self._body.position.copy()
             self._walk = STILL
-            self._engaged, self._lost = True, False
+            self._engaged, self._lost, self._damped = True, False, False
         if self.config.lockstep:
             return  # its peer counts what is sent, and its time stands still meanwhile
         self._fade(0.0, 1.0)
@@ -180,7 +180,7 @@ class G1:
     def tick(self, dt: float) -> None:
         """Send the next setpoints; RobotError when it is not engaged or silent."""
         if not self._engaged:
-            raise RobotError('engage() comes before tick()')
+            raise RobotError(self.health().reason or 'engage() comes before tick()')
         if self.way.age() > SILENT:
             raise RobotError(self.health().reason or 'the robot is silent')
         with self._lock:
@@ -232,6 +232,8 @@ class G1:
     def health(self) -> Health:
         """Return whether body and hands are heard and obey."""
         reason, fault = self.way.trouble()
+        if self._damped:
+            reason, fault = 'damped on request; stand it up, then activate the bridge again', True
         age = self.way.age()
         values: dict[str, object] = {
             'path': self.config.path,
@@ -261,7 +263,7 @@ class G1:
     def damp(self) -> None:
         """Damp all joints, for emergencies: the robot collapses unless it hangs."""
         with self._lock:
-            self._engaged = False
+            self._engaged, self._damped = False, True
             self.way.damp()
 
     def close(self) -> None:

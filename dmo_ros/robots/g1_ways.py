@@ -141,7 +141,6 @@ class SonicWay:
         for _ in range(3):
             self.link.send(pack_command(stop=True))
             time.sleep(0.02)
-        self._engaged = False
 
     def close(self) -> None:
         """Close the sockets."""

@@ -266,6 +266,10 @@ def test_only_damp_ends_sonic(world):
     assert world.peer.sonic.state == 'CONTROL'
     robot.damp()
     until(lambda: world.peer.sonic.state == 'ENDED')
+    assert robot.health().fault and 'damped' in robot.health().reason
+    world.peer.boot()
+    time.sleep(0.3)
+    assert robot.health().fault and world.peer.sonic.state == 'WAIT_FOR_CONTROL'
     robot.close()
     commands = [record.data for record in world.peer.records if record.kind == 'command']
     assert sum(flags['stop'] for flags in commands) == 3
@@ -429,7 +433,7 @@ def test_a_robot_that_does_not_walk_is_refused(world):
 def test_damp_asks_the_loco_service(world):
     robot = world.robot(path='arm_sdk')
     robot.damp()
-    assert world.peer.dds.fsm == 1
+    assert world.peer.dds.fsm == 1 and robot.health().fault
 
 
 # ---------------------------------------------------------------------- the peer elsewhere

@@ -1,0 +1,251 @@
+"""The G1's bridge as a process, between a gate in the test and the peer in a third process."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from dmo_ros.core.tasks import get_task
+from dmo_ros.nodes import convert, qos
+from dmo_ros.nodes.g1_bridge import FIELDS, G1BridgeConfig, make_g1, real_addresses
+from dmo_ros.robots import unitree
+from dmo_ros.robots.base import RobotError
+from nav_msgs.msg import Odometry
+import numpy as np
+import pytest
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+
+for name in ('zmq', 'msgpack'):
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f'not installed: {name}', allow_module_level=True)
+try:
+    unitree.sdk()
+except RobotError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
+
+SPEC = get_task('grab_box')
+REST = np.array([field.rest for field in SPEC.actions])
+STANDIN = Path(__file__).parents[1] / 'twins' / 'g1_standin.py'
+PATIENCE = 40.0
+
+
+class Peer:
+    """The robot's side, in a process of its own."""
+
+    def __init__(self, *words):
+        self.process = subprocess.Popen(
+            [sys.executable, str(STANDIN), os.environ['ROS_DOMAIN_ID'], *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout.readline() == 'ready\n'
+
+    def say(self, line):
+        self.process.stdin.write(f'{line}\n')
+        self.process.stdin.flush()
+
+    def tell(self):
+        self.say('tell')
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.stdin.close()
+            try:
+                self.process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+
+class Gate:
+    """What the bridge hears of the gate: its state, and a command 50 times a second."""
+
+    def __init__(self, probe):
+        self.probe = probe
+        self.commands = probe.publisher(convert.command_type(SPEC), 'cmd', qos.COMMAND_OUT)
+        self.states = probe.publisher(DiagnosticStatus, 'gate/status', qos.LATCHED)
+        self.values, self.sends, self.stamp = REST.copy(), False, 0
+        self.timer = probe.node.create_timer(0.02, self.send)
+        self.be('DISARMED')
+
+    def be(self, state):
+        self.states.publish(DiagnosticStatus(values=[KeyValue(key='state', value=state)]))
+
+    def send(self):
+        if self.sends:
+            self.stamp += 20_000_000
+            self.commands.publish(convert.to_command(self.values, SPEC, self.stamp))
+
+    def close(self):
+        self.probe.node.destroy_timer(self.timer)
+        self.probe.node.destroy_publisher(self.commands)
+        self.probe.node.destroy_publisher(self.states)
+
+
+@pytest.fixture
+def peer():
+    made = Peer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gate(probe):
+    made = Gate(probe)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def status(probe):
+    """Return a function that gives (level, message) of the newest bridge/status."""
+    heard = probe.listen(DiagnosticStatus, 'bridge/status', qos.LATCHED)
+    heard.clear()
+
+    def newest():
+        return (heard[-1][1].level, heard[-1][1].message) if heard else (None, '')
+
+    return newest
+
+
+def bridge(start, **changed):
+    return start('g1_bridge', task='grab_box', autostart=True, ramp=0.3, **changed)
+
+
+def level(status):
+    return status()[0]
+
+
+@pytest.mark.parametrize('path', ['sonic', 'arm_sdk'])
+def test_commands_move_the_robot_and_silence_of_the_gate_stops_it(
+    probe, gate, peer, start, status, path
+):
+    joints = probe.listen(JointState, 'joint_states')
+    bridge(start, path=path)
+    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    gate.values[:17] = REST[:17] + 0.1
+    gate.values[17:19] = 0.5
+    gate.values[19] = 0.2
+    gate.sends = True
+    gate.be('ACTIVE')
+    probe.until(lambda: peer.tell()['base'][0] > 0.05)
+    wanted = gate.values[:19].copy()
+    probe.until(lambda: np.allclose(peer.tell()['joints'], wanted, atol=0.02))
+    probe.until(
+        lambda: joints and np.allclose(joints[-1][1].position, wanted, atol=0.02), PATIENCE
+    )
+    assert list(joints[-1][1].name) == [field.name for field in SPEC.proprioception]
+    gate.sends = False
+    probe.until(lambda: level(status) == DiagnosticStatus.ERROR)
+    probe.until(lambda: not any(peer.tell()['velocity']))
+    probe.spin(1.3)  # longer than SONIC waits: the arms are held all the same
+    told = peer.tell()
+    assert np.allclose(told['joints'], wanted, atol=0.02)
+    assert not told['counts'].get('timeouts') and not told['counts'].get('refused')
+    assert all(asked['duration'] <= 0.3 for api, asked in told['loco'] if api == 7105)
+
+
+def test_after_a_stop_it_obeys_again_only_when_the_gate_was_at_rest(
+    probe, gate, peer, start, status
+):
+    bridge(start)
+    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    gate.values[19] = 0.2
+    gate.sends = True
+    gate.be('ACTIVE')
+    probe.until(lambda: peer.tell()['velocity'][0] > 0.1)
+    peer.say('mute 1')
+    probe.until(lambda: level(status) == DiagnosticStatus.ERROR)
+    assert 'silent' in status()[1]
+    peer.say('mute 0')
+    probe.spin(1.0)
+    assert level(status) == DiagnosticStatus.ERROR
+    assert not any(peer.tell()['velocity'])
+    gate.be('DISARMED')
+    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+
+
+def test_damp_is_a_service_and_sonic_is_not_started_again(probe, gate, peer, start, status):
+    bridge(start)
+    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    client = probe.node.create_client(Trigger, 'g1_bridge/damp')
+    assert client.wait_for_service(PATIENCE)
+    future = client.call_async(Trigger.Request())
+    probe.until(future.done)
+    assert future.result().success, future.result().message
+    probe.until(lambda: peer.tell()['state'] == 'ENDED')
+    probe.until(lambda: level(status) == DiagnosticStatus.ERROR)
+    peer.say('boot')
+    probe.spin(1.5)
+    assert peer.tell()['state'] == 'WAIT_FOR_CONTROL'
+
+
+def test_an_interrupt_hands_the_arms_back_and_ends_with_zero(probe, gate, peer, start, status):
+    child = bridge(start)
+    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    home = np.array(peer.tell()['joints'][:17])
+    gate.values[:17] = REST[:17] + 0.1
+    gate.values[19] = 0.2
+    gate.sends = True
+    gate.be('ACTIVE')
+    probe.until(lambda: np.allclose(peer.tell()['joints'][:17], gate.values[:17], atol=0.02))
+    child.send(2)
+    probe.until(lambda: child.popen.poll() is not None)
+    assert child.popen.returncode == 0, child.story()
+    told = peer.tell()
+    assert told['state'] == 'CONTROL' and not any(told['velocity'])
+    assert np.allclose(told['joints'][:17], home, atol=0.05)
+
+
+def test_in_lockstep_a_command_is_five_plans(probe, gate, start, status):
+    peer = Peer('lockstep')
+    try:
+        bridge(start, lockstep=True)
+        probe.until(lambda: level(status) == DiagnosticStatus.OK)
+        before = peer.tell()['counts'].get('planner', 0)
+        gate.be('ACTIVE')
+        for sent in range(1, 11):
+            gate.values[0] = 0.01 * sent
+            gate.stamp += 100_000_000
+            gate.commands.publish(convert.to_command(gate.values, SPEC, gate.stamp))
+            probe.until(
+                lambda: peer.tell()['counts'].get('planner', 0) >= before + 5 * sent  # noqa: B023
+            )
+        assert peer.tell()['counts']['planner'] == before + 50
+    finally:
+        peer.close()
+
+
+# ---------------------------------------------------------------------- its parameters
+def test_its_fields_are_the_tasks():
+    assert tuple(field.name for field in SPEC.actions) == FIELDS
+    with pytest.raises(RobotError, match='push_cube'):
+        make_g1(G1BridgeConfig(), get_task('push_cube'), 14)
+
+
+def test_a_real_robot_needs_an_interface_and_is_bound_to_it():
+    with pytest.raises(RobotError, match='interface:='):
+        make_g1(G1BridgeConfig(robot='real'), SPEC, 14)
+    here = G1BridgeConfig(robot='real', interface='eth0')
+    assert real_addresses(here) == ('tcp://127.0.0.1:5556', 'tcp://127.0.0.1:5557')
+    there = G1BridgeConfig(robot='real', interface='eth0', sonic_host='192.168.123.164')
+    assert real_addresses(there) == ('tcp://eth0:5556', 'tcp://192.168.123.164:5557')
+
+
+def test_twins_of_two_ros_domains_do_not_meet():
+    one, other = (make_g1(G1BridgeConfig(), SPEC, domain).config for domain in (14, 15))
+    assert not {one.commands, one.feedback} & {other.commands, other.feedback}
+    assert one.dds_domain != other.dds_domain and one.interface == other.interface == 'lo'
+
+
+def test_no_odometry_is_invented(probe, gate, peer, start, status):
+    heard = probe.listen(Odometry, 'odom')
+    bridge(start)
+    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    probe.spin(0.5)
+    assert not heard
