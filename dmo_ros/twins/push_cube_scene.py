@@ -195,7 +195,7 @@ def _dog(room: Room) -> str:
             contype="6" conaffinity="6" group="4"/>
       <geom type="box" size="0.25 0.1 0.06" pos="-0.05 0 0.29" rgba=".62 .64 .66 1"/>
       <geom type="box" size="0.05 0.07 0.04" pos="0.22 0 0.32" rgba=".3 .31 .33 1"/>
-      <geom type="ellipsoid" size="0.06 0.05 0.025" pos="0.28 0 0.31" rgba=".2 .2 .23 1"/>
+      <geom type="ellipsoid" size="0.055 0.045 0.03" pos="0.28 0 0.325" rgba=".2 .2 .23 1"/>
       {legs}
       <camera name="front" pos="{CAMERA[0]} 0 {CAMERA[1]}" fovy="90"
               xyaxes="0 -1 0 {math.sin(pitch)} 0 {math.cos(pitch)}"/>
