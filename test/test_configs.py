@@ -1,11 +1,13 @@
 """Every file in config/ and launch/ means something to somebody."""
 
 import importlib
+import json
 from pathlib import Path
 import sys
 import types
 import xml.etree.ElementTree as ElementTree
 
+from dmo_ros.core.topics import RECORDED
 from dmo_ros.stacks import GRAPHS, plain
 import pytest
 import yaml
@@ -130,3 +132,57 @@ def test_a_launch_file_loads_in_the_real_launch(path):
     pytest.importorskip('launch.actions')
     pytest.importorskip('launch_ros.actions')
     assert load(path).entities
+
+
+LAYOUTS = sorted((ROOT / 'config').glob('foxglove_*.json'))
+
+
+def named(tree):
+    """Return every value of a layout that starts with a slash: topics, services, paths."""
+    if isinstance(tree, dict):
+        return [found for value in tree.values() for found in named(value)]
+    if isinstance(tree, list):
+        return [found for value in tree for found in named(value)]
+    return [tree] if isinstance(tree, str) and tree.startswith('/') else []
+
+
+def panels(tree):
+    return panels(tree['first']) + panels(tree['second']) if isinstance(tree, dict) else [tree]
+
+
+def test_every_robots_task_has_a_layout():
+    names = {path.stem.removeprefix('foxglove_') for path in LAYOUTS}
+    assert names == {name for name in GRAPHS if name not in ('pusher', 'record_play')}
+
+
+@pytest.mark.parametrize('path', LAYOUTS, ids=lambda path: path.name)
+def test_a_layout_shows_panels_it_has_and_topics_that_are_recorded(path):
+    layout = json.loads(path.read_text())
+    assert sorted(panels(layout['layout'])) == sorted(layout['configById'])
+    assert not any(name.startswith('3D!') for name in layout['configById'])
+    topics = {f'/{topic}' for topic in RECORDED}
+    shown = [name.split('.')[0] for name in named(layout['configById'])]
+    assert set(shown) <= topics | {'/gate/disarm'}
+    assert {'/image_raw', '/gate/status', '/cmd', '/bridge/status', '/diagnostics'} <= set(shown)
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize('path', LAYOUTS, ids=lambda path: path.name)
+def test_what_a_layout_plots_is_in_the_messages(path):
+    from dmo_ros.core.tasks import get_task
+    from dmo_ros.msg import IntentLabel, PolicyStatus
+    from dmo_ros.nodes.convert import command_type
+    from nav_msgs.msg import Odometry
+    from sensor_msgs.msg import JointState
+
+    command = command_type(get_task(path.stem.removeprefix('foxglove_')))
+    kinds = dict.fromkeys(('/cmd', '/cmd_teleop', '/cmd_policy', '/bridge/sent'), command)
+    kinds |= {'/odom': Odometry, '/joint_states': JointState}
+    kinds |= {'/intent': IntentLabel, '/policy/status': PolicyStatus}
+    for name in named(json.loads(path.read_text())):
+        topic, *fields = name.split('.')
+        value = kinds[topic]() if fields else None
+        for field in fields:
+            word, _, index = field.partition('[')
+            value = getattr(value, word)
+            assert not index or index == ':]' or int(index[:-1]) < len(value), name
