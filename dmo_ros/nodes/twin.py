@@ -27,7 +27,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
 from . import qos, run
@@ -35,7 +35,7 @@ from .convert import from_command, joint_state, nanoseconds, to_image, to_time
 from .diagnostics import Diagnostics
 from .parameters import declare, parameter
 from ..core.tasks import get_task
-from ..twins.base import make_peer, make_twin, Peer
+from ..twins.base import harm, make_peer, make_twin, Peer
 
 RESET_PERIODS = 10
 TICK = 10_000_000  # ns of a peer's time between two of its decisions
@@ -92,6 +92,7 @@ class TwinNode(Node):
         if self.peer is None:
             self.create_subscription(TwistStamped, 'cmd', self._on_command, qos.COMMAND_IN)
         self.create_subscription(JointState, 'twin/place', self._on_place, qos.FEW)
+        self.create_subscription(String, 'twin/harm', self._on_harm, qos.FEW)
         self.create_service(Trigger, 'twin/reset', self._on_reset)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.timer = self.create_timer(1.0, self._on_timer, clock=steady)
@@ -209,6 +210,14 @@ class TwinNode(Node):
             self.get_logger().error(f'twin/place of {list(message.position)} is ignored: {wrong}')
             return
         self._begin(position[None])
+
+    def _on_harm(self, message: String) -> None:
+        """Throw a switch of the peer: a person practises a fault, a test proves a stop."""
+        wrong = harm(self.peer, message.data) if self.peer else 'this twin has no peer to harm'
+        if wrong:
+            self.get_logger().error(f'twin/harm is ignored: {wrong}')
+        else:
+            self.get_logger().warning(f'the robot was harmed on request: {message.data}')
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._begin()

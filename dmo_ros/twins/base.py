@@ -136,6 +136,34 @@ def moved(command: np.ndarray, motion: np.ndarray, spec: TaskSpec) -> np.ndarray
     return np.clip(np.where(velocity, motion, command + motion * spec.period), low, high)
 
 
+def harm(peer: Peer, line: str) -> str:
+    """
+    Throw one of a peer's switches by name, for practice and for tests.
+
+    ``'faults.mute 1'`` sets an attribute in its own type, ``'firmware.force 1001'`` calls a method
+    with numbers.  Each peer's text lists its switches.
+
+    :returns: '' when it was done, else a sentence.
+    """
+    name, *words = line.split() or ['']
+    *path, last = name.split('.')
+    try:
+        numbers = [float(word) for word in words]
+        if any(not part.isidentifier() or part.startswith('_') for part in (*path, last)):
+            raise AttributeError(f'{name!r} is no name of a switch')
+        owner: Any = peer
+        for part in path:
+            owner = getattr(owner, part)
+        found = getattr(owner, last)
+        if callable(found):
+            found(*(int(number) if number.is_integer() else number for number in numbers))
+        else:
+            setattr(owner, last, type(found)(*numbers))
+    except (AttributeError, TypeError, ValueError) as error:
+        return f'the peer has no switch for {line!r}: {error}'
+    return ''
+
+
 def _names(task: str) -> tuple[str, str, str]:
     get_task(task)
     if task not in TWINS:
