@@ -43,6 +43,15 @@ REAL = (
     ),
 )
 SERIAL = Argument('serial', '', "the real arm's serial number, as Rizon10s-062001")
+G1_PATH = (
+    Argument(
+        'path',
+        'sonic',
+        'who moves the body: SONIC (ZeroMQ) or the walking controller of the vendor (DDS)',
+        ('sonic', 'arm_sdk'),
+    ),
+    Argument('sonic_host', '127.0.0.1', 'address of the machine on which a real SONIC runs'),
+)
 COMMON = (
     Argument(
         'operator',
@@ -201,6 +210,6 @@ def derive(stack: Stack, values: Mapping[str, Any]) -> dict[str, Any]:
         'rate': get_task(stack.task).rate_hz,
         'source': source,
         'topic': topic,
-        'path': path,
+        'camera_path': path,
         'environment': _environment(values),
     }

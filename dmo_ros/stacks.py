@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .arguments import ARGUMENTS, check, COMMON, derive, REAL, ROBOT, SERIAL, TASK
+from .arguments import ARGUMENTS, check, COMMON, derive, G1_PATH, REAL, ROBOT, SERIAL, TASK
 from .core.topics import RECORDED
 from .graph import (
     Argument,
     environment,
     NodeSpec,
-    NOTHING,
     parse,
     plain,
     Process,
@@ -47,7 +46,7 @@ def _nodes(bridge: str, own: Mapping[str, Any]) -> tuple[NodeSpec, ...]:
     camera = {
         'source': '{source}',
         'topic': '{topic}',
-        'path': '{path}',
+        'path': '{camera_path}',
         'robot': '{robot}',
         'interface': '{interface}',
     }
@@ -121,9 +120,9 @@ class PlayStack(Stack):
         stack = get_stack(values['task'])
         known = {argument.name for argument in stack.arguments}
         passed = {
-            name: value
-            for name, value in values.items()
-            if name in known or (name != 'task' and value not in NOTHING)
+            argument.name: values[argument.name]
+            for argument in self.arguments[1:]
+            if argument.name in known or values[argument.name] != argument.default
         }
         return stack.resolve(passed, parameters)
 
@@ -178,7 +177,7 @@ STACKS: dict[str, Stack] = {
         'push_cube', 'go2_push_cube', 'a Unitree Go2 pushes a cube into a goal', 'go2_bridge'
     ),
     'grab_box': _stack(
-        'grab_box', 'g1_grab_box', 'a Unitree G1 takes a box by its handle', 'g1_bridge'
+        'grab_box', 'g1_grab_box', 'a Unitree G1 takes a box by its handle', 'g1_bridge', *G1_PATH
     ),
 }
 RECORD_PLAY = PlayStack(
@@ -190,6 +189,7 @@ RECORD_PLAY = PlayStack(
         ROBOT,
         *REAL,
         SERIAL,
+        *G1_PATH,
         *(replace(a, default='play_{n}') if a.name == 'record' else a for a in COMMON),
     ),
     nodes=(),
