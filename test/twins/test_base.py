@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from dmo_ros.core.tasks import TASKS, TaskError
+from dmo_ros.core.tasks import TaskError, TASKS
 from dmo_ros.twins.base import harm, make_peer, make_twin, moved, TWINS
 import numpy as np
 import pytest
