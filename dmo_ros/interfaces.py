@@ -66,7 +66,7 @@ def _node(process: Process) -> Iterator[Any]:
     line = command(process)
     rclpy.init(args=[*line[line.index('--ros-args') :], '--log-level', 'fatal'])
     try:
-        node = _make(process.name)
+        node = make_node(process.name)
         try:
             yield node
         finally:
@@ -75,8 +75,8 @@ def _node(process: Process) -> Iterator[Any]:
         rclpy.try_shutdown()
 
 
-def _make(name: str) -> Any:
-    """Make the node of a module: what its main() would spin, without starting anything."""
+def make_node(name: str) -> Any:
+    """Make the node of a module: what its main() would spin; rclpy must have been initialised."""
     module = importlib.import_module(f'{PACKAGE}.nodes.{name}')
     if hasattr(module, 'make_node'):  # a bridge: one class for all, its own config
         return module.make_node()

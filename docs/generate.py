@@ -22,7 +22,19 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = ('README.md', 'docs/method.md')
-NODES = ('twin', 'camera', 'operator', 'teleop', 'gate', 'policy', 'recorder', 'evaluator')
+NODES = (
+    'camera',
+    'teleop',
+    'gate',
+    'policy',
+    'go2_bridge',
+    'g1_bridge',
+    'flexiv_bridge',
+    'recorder',
+    'twin',
+    'operator',
+    'evaluator',
+)
 COMMON = ('/rosout', '/parameter_events')  # every node has them
 
 # What the paper states (Table 4 and text; '-': it leaves it open), and the field that holds it.
@@ -137,26 +149,52 @@ def _driven(task: Any) -> str:
     return ', '.join(f'{f.name} ±{f.high:g} {f.unit}' for f in task.driven)
 
 
-def arguments() -> str:
-    """Tabulate the arguments of stacks.py."""
-    from dmo_ros.stacks import ARGUMENTS
+def graphs() -> str:
+    """Tabulate the graphs of stacks.py."""
+    from dmo_ros.stacks import GRAPHS
 
     return table(
-        ('argument', 'default', 'values', 'meaning'),
+        ('graph', 'launch file', 'what it is', 'its nodes'),
+        [
+            (
+                f'`{name}`',
+                f'`{stack.launch}.launch.py`',
+                stack.description,
+                ', '.join(dict.fromkeys(f'`{node.name}`' for node in stack.nodes))
+                or 'those of `task:=`',
+            )
+            for name, stack in GRAPHS.items()
+        ],
+    )
+
+
+def arguments() -> str:
+    """Tabulate the arguments of all graphs."""
+    from dmo_ros.stacks import GRAPHS
+
+    users: dict[Any, list[str]] = {}
+    for name, stack in GRAPHS.items():
+        for argument in stack.arguments:
+            users.setdefault(argument, []).append(f'`{name}`')
+    every = len(GRAPHS)
+    return table(
+        ('argument', 'default', 'values', 'meaning', 'of'),
         [
             (
                 f'`{a.name}:=`',
                 f'`{a.default!r}`',
-                ', '.join(a.choices) or type(a.default).__name__,
+                a.values,
                 a.description,
+                'all' if len(names) == every else ', '.join(names),
             )
-            for a in ARGUMENTS
+            for a, names in sorted(users.items(), key=lambda item: -len(item[1]))
         ],
     )
 
 
 def nodes() -> str:
     """Start every node once, in this process, and tabulate what it says and hears."""
+    from dmo_ros.interfaces import make_node
     import numpy as np
     import rclpy
 
@@ -174,24 +212,14 @@ def nodes() -> str:
         rclpy.init(args=['--ros-args', *words, '--log-level', 'fatal'])
         try:
             for name in NODES:
-                rows.append(_describe(name, _make(name)))
+                rows.append(_describe(name, make_node(name)))
         finally:
             rclpy.try_shutdown()
     return table(('node', 'does', 'subscribes', 'publishes', 'services'), rows)
 
 
-def _make(name: str) -> Any:
-    module = importlib.import_module(f'dmo_ros.nodes.{name}')
-    kind = next(
-        kind
-        for key, kind in vars(module).items()
-        if key.endswith('Node') and getattr(kind, '__module__', '') == module.__name__
-    )
-    return kind()
-
-
 def _describe(name: str, node: Any) -> tuple[str, ...]:
-    module = sys.modules[type(node).__module__]
+    module = sys.modules[f'dmo_ros.nodes.{name}']
     doc = ' '.join((module.__doc__ or '').strip().split('\n\n')[0].split()).replace('``', '`')
     heard = _listed((s.topic_name, s.msg_type) for s in node.subscriptions)
     said = _listed((p.topic_name, p.msg_type) for p in node.publishers)
@@ -303,6 +331,7 @@ def _field(configs: dict[str, Any], path: str) -> Any:
 
 TABLES: dict[str, Callable[[], str]] = {
     'tasks': tasks,
+    'graphs': graphs,
     'arguments': arguments,
     'nodes': nodes,
     'parameters': parameters,
