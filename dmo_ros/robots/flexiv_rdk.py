@@ -16,7 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+import fcntl
 import math
+import socket
+import struct
 import time
 from typing import Any, Protocol, TypeVar
 
@@ -128,6 +131,22 @@ def generation(sdk: Any) -> str:
             "one that does: pip install 'flexivrdk<=2.0.0'"
         )
     return '2.0' if hasattr(sdk, 'JointGroup') else '1.9'
+
+
+def address_of(interface: str) -> str:
+    """Return the IPv4 address of a network interface; RobotError when it has none."""
+    request = struct.pack('256s', interface.encode()[:15])
+    get_address = 0x8915  # SIOCGIFADDR
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            answer = fcntl.ioctl(probe.fileno(), get_address, request)
+    except OSError as error:
+        known = ', '.join(name for _, name in socket.if_nameindex())
+        raise RobotError(
+            f'network interface {interface!r} has no IPv4 address here ({error.strerror}); this '
+            f'machine has {known}'
+        ) from error
+    return socket.inet_ntoa(answer[20:24])
 
 
 class RdkArm:

@@ -213,9 +213,10 @@ class ArmController:
         wished = away / max(distance, 1e-12) * min(speed, fast, distance / seconds)
         change = wished - self.velocity
         size = float(np.linalg.norm(change))
-        self.velocity = self.velocity + change * min(1.0, step / max(size, 1e-12))
-        if distance < 1e-6 and float(np.linalg.norm(self.velocity)) < step:
+        if distance < 1e-6 and float(np.linalg.norm(self.velocity)) <= step:
             self.velocity = np.zeros(3)
+        else:
+            self.velocity = self.velocity + change * min(1.0, step / max(size, 1e-12))
         self.orientation = self.goal.pose[3:]
         return self.velocity
 

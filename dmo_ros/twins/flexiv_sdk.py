@@ -263,9 +263,7 @@ class _Robot:
             command.max_angular_acc,
         ]
         if min(bounds) <= 0:
-            raise ValueError(
-                '[flexiv::rdk::Robot] Limits of velocity and acceleration must be > 0'
-            )
+            raise ValueError('[flexiv::rdk::Robot] Limits of motion must be positive')
         if self.mode().name != MOTION:
             raise RuntimeError('[flexiv::rdk::Robot] Robot is not in the correct control mode')
         if not self.operational():
