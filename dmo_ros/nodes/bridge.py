@@ -255,9 +255,10 @@ class BridgeNode(LifecycleNode):
             if self.sender is not None:
                 self.sender.halt(f'{name} was asked for')
             try:
-                if self.robot is None:
-                    raise RobotError('no robot is connected; configure the bridge first')
-                getattr(self.robot, name)()
+                act = getattr(self.robot, name, None)
+                if act is None:
+                    raise RobotError(f'there is no robot to {name}: none is connected (dry run?)')
+                act()
                 response.success, response.message = True, f'{name} done'
             except RobotError as error:
                 response.success, response.message = False, str(error)
