@@ -42,8 +42,15 @@ REAL = (
         ('robot', 'dry_run'),
     ),
 )
-SERIAL = Argument('serial', '', "the real arm's serial number, as Rizon10s-062001")
-G1_PATH = (
+FLEXIV = (
+    Argument('serial', '', "the real arm's serial number, as Rizon10s-062001"),
+    Argument(
+        'worker_python',
+        '',
+        'Python (3.10 or 3.12) in which flexivrdk is installed; empty: this one',
+    ),
+)
+G1 = (
     Argument(
         'path',
         'sonic',

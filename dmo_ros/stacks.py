@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .arguments import ARGUMENTS, check, COMMON, derive, G1_PATH, REAL, ROBOT, SERIAL, TASK
+from .arguments import ARGUMENTS, check, COMMON, derive, FLEXIV, G1, REAL, ROBOT, TASK
 from .core.topics import RECORDED
 from .graph import (
     Argument,
@@ -171,13 +171,13 @@ STACKS: dict[str, Stack] = {
         'flexiv_push_t',
         'a Flexiv Rizon pushes a T into its outline',
         'flexiv_bridge',
-        SERIAL,
+        *FLEXIV,
     ),
     'push_cube': _stack(
         'push_cube', 'go2_push_cube', 'a Unitree Go2 pushes a cube into a goal', 'go2_bridge'
     ),
     'grab_box': _stack(
-        'grab_box', 'g1_grab_box', 'a Unitree G1 takes a box by its handle', 'g1_bridge', *G1_PATH
+        'grab_box', 'g1_grab_box', 'a Unitree G1 takes a box by its handle', 'g1_bridge', *G1
     ),
 }
 RECORD_PLAY = PlayStack(
@@ -188,8 +188,8 @@ RECORD_PLAY = PlayStack(
         replace(TASK, choices=tuple(STACKS)),
         ROBOT,
         *REAL,
-        SERIAL,
-        *G1_PATH,
+        *FLEXIV,
+        *G1,
         *(replace(a, default='play_{n}') if a.name == 'record' else a for a in COMMON),
     ),
     nodes=(),

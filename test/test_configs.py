@@ -17,6 +17,9 @@ CONFIGS = sorted((ROOT / 'config').glob('*.yaml'))
 LAUNCHES = sorted((ROOT / 'launch').glob('*.launch.py'))
 NODES = {
     'camera': 'CameraConfig',
+    'flexiv_bridge': 'FlexivBridgeConfig',
+    'g1_bridge': 'G1BridgeConfig',
+    'go2_bridge': 'Go2BridgeConfig',
     'gate': 'GateNodeConfig',
     'operator': 'OperatorConfig',
     'policy': 'PolicyConfig',
