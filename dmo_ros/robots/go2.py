@@ -23,7 +23,7 @@ RANGES = (('vx', -2.5, 3.8), ('vy', -1.0, 1.0), ('wz', -4.0, 4.0))  # m/s, m/s, 
 STOP_WITHIN = 0.5  # s
 FIRST_STATE = 3.0  # s to wait for the robot's state; discovery takes up to two
 FAST_ENOUGH = 10.0  # Hz: the low-frequency topic below it is left for the full one
-FAST_CHECK = 0.4  # s to count its messages
+ENOUGH = 4  # messages that tell its rate
 ASK_AGAIN = 1.0  # s between two BalanceStand
 
 
@@ -64,22 +64,20 @@ class Go2:
     def connect(self) -> None:
         """Hear its state, then ask its sport service for its version; moves nothing."""
         kit = unitree.open_channel(self.domain, self.interface)
-        self._listen(kit)
+        slow = self._subscribe('rt/lf/sportmodestate', kit.go.SportModeState_, self._take)
+        self._subscribe('rt/lf/lowstate', kit.go.LowState_, self._take_battery)
         self._sport = unitree.open_client(kit.SportClient, self.timeout)
+        self._hear(kit, slow)
         self._check_version()
         if self.avoid_obstacles:
             self._avoid = unitree.open_client(kit.ObstaclesAvoidClient, self.timeout)
 
-    def _listen(self, kit: Any) -> None:
-        state, low = kit.go.SportModeState_, kit.go.LowState_
-        slow = self._subscribe('rt/lf/sportmodestate', state, self._take)
-        self._subscribe('rt/lf/lowstate', low, self._take_battery)
-        self._wait(lambda: slow.count > 0, FIRST_STATE / 2)
-        before = slow.count
-        time.sleep(FAST_CHECK)
-        if slow.count - before < FAST_ENOUGH * FAST_CHECK:
+    def _hear(self, kit: Any, slow: unitree.Subscription) -> None:
+        """Wait for its state; take the full topic where the low-frequency one is too slow."""
+        self._wait(lambda: slow.count >= ENOUGH, FIRST_STATE / 2)
+        if slow.rate < FAST_ENOUGH:
             slow.close()
-            self._subscribe('rt/sportmodestate', state, self._take)
+            self._subscribe('rt/sportmodestate', kit.go.SportModeState_, self._take)
         if not self._wait(lambda: self.watch.code is not None, FIRST_STATE / 2):
             raise RobotError(
                 f'no Go2 is heard on interface {self.interface!r}, DDS domain {self.domain} '
@@ -198,7 +196,7 @@ class Go2:
 
     def damp(self) -> None:
         """Let all joints go soft: it collapses.  For emergencies, on a person's word only."""
-        if self._sport is None:
+        if self._sport is None or self.watch.code is None:
             raise RobotError('no Go2 is connected')
         self._demand('Damp')
 

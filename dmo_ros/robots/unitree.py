@@ -211,7 +211,8 @@ class Subscription:
     """
     The newest sample of a topic; quality of service as the SDK's: best effort, depth 1.
 
-    ``sample``: the newest or None; ``arrived``: when it came (s, steady clock); ``count``: of all.
+    ``sample``: the newest or None; ``began``, ``arrived``: when the first and the newest came (s,
+    steady clock); ``count``: of all.
     ``handle`` is called with each one on a thread of DDS: it must be short, and must not close.
     """
 
@@ -220,7 +221,7 @@ class Subscription:
         from cyclonedds.sub import DataReader
 
         self.sample: Any = None
-        self.arrived = 0.0
+        self.began = self.arrived = 0.0
         self.count = 0
         self._handle = handle
         participant, what = _topic(topic, kind)
@@ -233,9 +234,16 @@ class Subscription:
             if type(sample).__name__ == 'InvalidSample':  # the writer's end, not data
                 continue
             self.sample, self.arrived = sample, time.monotonic()
+            self.began = self.began or self.arrived
             self.count += 1
             if self._handle is not None:
                 self._handle(sample)
+
+    @property
+    def rate(self) -> float:
+        """Return how many samples a second have come since the first; 0 before the second."""
+        spent = self.arrived - self.began
+        return (self.count - 1) / spent if spent > 0.0 else 0.0
 
     def close(self) -> None:
         """End it; idempotent, and no handler runs after it."""

@@ -2,17 +2,14 @@
 A Go2 on the wire: sport service, camera, state topics and remote over real DDS, moving a twin.
 
 What the real SportClient talks to in twin mode and in tests; its behaviour is in
-:mod:`.go2_firmware`.  Run alone, for a look by hand: ``python -m dmo_ros.twins.go2_peer``, and
-write ``report``, ``set mute 1``, ``set frozen 1``, ``press 0 1 0 0 2`` or ``fall 1001`` to it.
+:mod:`.go2_firmware`, and :mod:`.go2_process` runs one in a process of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import json
 import math
-import os
-import sys
 import threading
 import time
 from typing import Any
@@ -20,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from .base import Twin
-from .go2_firmware import Firmware, TICK
+from .go2_firmware import Firmware
 from ..core.addresses import twin_dds_domain
-from ..core.tasks import get_task
 from ..robots import unitree
 
 SPORT_VERSION = '1.0.0.1'
@@ -227,9 +223,9 @@ class Go2Peer:
 
 
 class Odometry:
-    """Where the legs say that the robot is, from its twin's columns robot_x, _y and _yaw."""
+    """Where the legs say that the robot is, from its twin's columns dog_x, _y and _yaw."""
 
-    COLUMNS = ('robot_x', 'robot_y', 'robot_yaw')
+    COLUMNS = ('dog_x', 'dog_y', 'dog_yaw')
 
     def __init__(self, twin: Twin) -> None:
         self.twin = twin
@@ -255,21 +251,6 @@ class Odometry:
         self._last = now
 
 
-class FlatTwin:
-    """An empty plane on which the robot goes exactly as told: for a peer alone, for tests."""
-
-    names = Odometry.COLUMNS
-
-    def __init__(self) -> None:
-        self.spec = get_task('push_cube')
-        self.state = np.zeros((1, 3))
-
-    def advance(self, action: np.ndarray, seconds: float) -> None:
-        """Walk with the action (1, 3) for some seconds."""
-        dx, dy = _rotated(action[0, 0] * seconds, action[0, 1] * seconds, self.state[0, 2])
-        self.state[0] += dx, dy, action[0, 2] * seconds
-
-
 def _rotated(x: float, y: float, angle: float) -> tuple[float, float]:
     cos, sin = math.cos(angle), math.sin(angle)
     return cos * x - sin * y, sin * x + cos * y
@@ -284,57 +265,3 @@ def _encode(picture: np.ndarray) -> bytes:
 
 def _broken() -> unitree.Answer:
     return unitree.Answer(INTERNAL_ERROR)
-
-
-# ---------------------------------------------------------------------- alone
-def obey(peer: Go2Peer, line: str) -> dict[str, Any]:
-    """Do what a line typed at a peer says and answer with a report."""
-    name, *words = line.split() or ['report']
-    if name == 'set':
-        where: Any = peer.faults if hasattr(peer.faults, words[0]) else peer
-        kind = type(getattr(where, words[0]))
-        setattr(where, words[0], kind(float(words[1])))
-    elif name == 'press':
-        lx, ly, rx, ry = map(float, words[:4])
-        peer.press(lx, ly, rx, ry, int(words[4]))
-    elif name == 'fall':
-        peer.firmware.force(int(words[0]))
-    elif name != 'report':
-        return {'error': f'{name}: one of report, set, press, fall'}
-    requests = peer.requests
-    return {
-        'posture': peer.firmware.posture,
-        'velocity': peer.firmware.velocity,
-        'pose': peer.odometry.pose,
-        'requests': len(requests),
-        'moves': sum(r.api_id == 1008 for r in requests),
-        'newest': [(r.arrived, r.api_id, r.parameter) for r in requests[-5:]],
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a peer on a flat plane in real time, until its standard input ends."""
-    settings = json.loads((list(sys.argv[1:] if arguments is None else arguments) or ['{}'])[0])
-    domain = int(os.environ.get('ROS_DOMAIN_ID') or 0)
-    peer = Go2Peer(FlatTwin(), domain, firmware=Firmware(**settings))  # type: ignore[arg-type]
-    peer.show(np.full((720, 1280, 3), (200, 120, 40), np.uint8))
-    peer.start()
-    ended = threading.Event()
-
-    def read() -> None:
-        for line in sys.stdin:
-            print(json.dumps(obey(peer, line)), flush=True)
-        ended.set()
-
-    threading.Thread(target=read, daemon=True).start()
-    print(json.dumps({'domain': peer.domain}), flush=True)
-    due = time.monotonic()
-    while not ended.wait(max(0.0, due - time.monotonic())):
-        due = max(due + TICK, time.monotonic() - 0.1)
-        peer.advance(TICK)
-    peer.stop()
-    return 0
-
-
-if __name__ == '__main__':
-    raise SystemExit(main())
