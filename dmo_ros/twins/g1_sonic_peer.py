@@ -29,7 +29,7 @@ WAIT, CONTROL, ENDED = 'WAIT_FOR_CONTROL', 'CONTROL', 'ENDED'
 MODES = range(27)
 STATIC = (0, 4, 5, 6, 7)  # modes in which it does not walk
 DEFAULT_SPEED = 0.3  # m/s of a walking mode that is told none
-TURN_TIME, FASTEST_TURN = 0.1, 1.0  # s to face where it should, rad/s
+TURN_TIME, FASTEST_TURN = 0.5, 1.0  # s to make up for where it does not face yet, rad/s
 
 _TYPES = {'f32': '<f4', 'f64': '<f8', 'i32': '<i4', 'i64': '<i8', 'u8': 'u1', 'bool': 'u1'}
 _SPAN = np.array([(f.low, f.high) for f in get_task('grab_box').actions[:17]]).T
@@ -132,6 +132,7 @@ class Sonic:
     _streamed: bool = False
     _planned_at: float = -math.inf
     facing: float = 0.0
+    _turning: float = 0.0  # rad/s, of where it should face
 
     def take_command(self, message: bytes) -> None:
         """Take a ``command``; start and stop are kept until the next period, whatever follows."""
@@ -164,8 +165,10 @@ class Sonic:
     def follow(self, plan: Planned, now: float) -> None:
         """Let a plan be the newest; ``now`` in s of the robot's own time."""
         if self.state == CONTROL and not self._streamed:
-            self.plan, self._planned_at = plan, now
-            self.facing = math.atan2(plan.facing[1], plan.facing[0])
+            facing = math.atan2(plan.facing[1], plan.facing[0])
+            turned = math.remainder(facing - self.facing, 2 * math.pi)
+            self._turning = turned / min(TIMEOUT, max(PERIOD, now - self._planned_at))
+            self.plan, self.facing, self._planned_at = plan, facing, now
 
     def update(self, now: float) -> bool:
         """Begin, end, give up a plan that is too old; True in the period in which it begins."""
@@ -174,7 +177,7 @@ class Sonic:
         if stop:
             self.state, self.plan = ENDED, None
         if start and self.state == WAIT:
-            self.state, self.facing = CONTROL, 0.0
+            self.state, self.facing, self._turning = CONTROL, 0.0, 0.0
             return True
         if self.plan is not None and now - self._planned_at >= TIMEOUT - 1e-9:
             self.plan = None
@@ -184,7 +187,8 @@ class Sonic:
     def velocity(self, heading: float) -> tuple[float, float, float]:
         """Return the body velocity that follows the plan, ``heading`` (rad) in its own world."""
         error = math.remainder(self.facing - heading, 2 * math.pi)
-        turning = max(-FASTEST_TURN, min(FASTEST_TURN, error / TURN_TIME))
+        turning = self._turning + error / TURN_TIME
+        turning = max(-FASTEST_TURN, min(FASTEST_TURN, turning))
         plan = self.plan
         if plan is None or plan.mode in STATIC:
             return 0.0, 0.0, 0.0

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import time
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from dmo_ros.core.tasks import get_task
@@ -200,6 +201,22 @@ def test_an_interrupt_hands_the_arms_back_and_ends_with_zero(probe, gate, peer, 
     told = peer.tell()
     assert told['state'] == 'CONTROL' and not any(told['velocity'])
     assert np.allclose(told['joints'][:17], home, atol=0.05)
+
+
+@pytest.mark.parametrize(('path', 'expiry'), [('sonic', 1.0), ('arm_sdk', 0.3)])
+def test_a_killed_bridge_leaves_a_robot_that_stops_by_itself(
+    probe, gate, peer, start, status, path, expiry
+):
+    child = bridge(start, path=path)
+    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    gate.values[19] = 0.2
+    gate.sends = True
+    gate.be('ACTIVE')
+    probe.until(lambda: peer.tell()['velocity'][0] > 0.1)
+    child.send(9)
+    killed = time.monotonic()
+    probe.until(lambda: not any(peer.tell()['velocity']))
+    assert peer.tell()['moved'] - killed < expiry + 0.5
 
 
 def test_in_lockstep_a_command_is_five_plans(probe, gate, start, status):

@@ -271,7 +271,7 @@ def test_only_damp_ends_sonic(world):
     time.sleep(0.3)
     assert robot.health().fault and world.peer.sonic.state == 'WAIT_FOR_CONTROL'
     robot.close()
-    commands = [record.data for record in world.peer.records if record.kind == 'command']
+    commands = [record.data for record in list(world.peer.records) if record.kind == 'command']
     assert sum(flags['stop'] for flags in commands) == 3
 
 
@@ -400,7 +400,7 @@ def test_the_weight_is_ramped_up_and_down_and_the_arms_never_jump(world):
     until(lambda: np.allclose(world.twin.joint_position[0, :17], raised(0.3), atol=0.01))
     ticker.end()
     robot.close()
-    weights = [r.data[1] for r in world.peer.records if r.kind == 'arm_sdk']
+    weights = [r.data[1] for r in list(world.peer.records) if r.kind == 'arm_sdk']
     assert weights[0] <= 0.06 and max(weights) == pytest.approx(1.0)
     assert weights[-1] == pytest.approx(0.0, abs=0.06)
     assert np.max(np.abs(np.diff(weights))) < 0.3  # 0.05 a message; some are lost
@@ -416,7 +416,7 @@ def test_every_call_to_walk_expires_and_standing_is_said(world):
     robot.stop()
     until(lambda: not world.twin.base_velocity.any())
     time.sleep(0.5)
-    calls = [r.data for r in world.peer.records if r.kind == 'loco']
+    calls = [r.data for r in list(world.peer.records) if r.kind == 'loco']
     velocities = [asked for api, asked in calls if api == 7105]
     assert len(velocities) >= 5
     assert all(0 < asked['duration'] <= LONGEST == 0.3 for asked in velocities)

@@ -67,6 +67,11 @@ class Running:
 
 def tell(peer):
     twin = peer.twin
+    came, records = {}, list(peer.records)  # a copy: others come meanwhile
+    for record in records[-4000:]:
+        mode = record.data.mode if record.kind == 'planner' else None
+        came.setdefault(record.kind, []).append((record.at, mode))
+    moving = [at for at, _, action in list(twin.actions[-600:]) if action[19:].any()]
     return {
         'state': peer.sonic.state,
         'counts': dict(peer.sonic.counts),
@@ -74,8 +79,9 @@ def tell(peer):
         'joints': twin.joint_position[0].tolist(),
         'base': twin.base[0].tolist(),
         'velocity': twin.base_velocity[0].tolist(),
-        'planned': [record.at for record in peer.records if record.kind == 'planner'][-500:],
-        'loco': [record.data for record in peer.records if record.kind == 'loco'],
+        'came': came,
+        'moved': max(moving, default=0.0),
+        'loco': [record.data for record in records if record.kind == 'loco'],
         'upper': peer.sonic.plan is not None,
         'now': time.monotonic(),
     }
