@@ -291,15 +291,16 @@ _PUSH_CUBE = TaskSpec(
 )
 
 # Ranges in rad: 29-DoF URDF of the G1; the order is the upper-body order its controller expects.
-# Joint, left range, right range, rest on the left, rest on the right: forearms forward, hands in.
+# Joint, left range, right range, rest on the left, rest on the right: hands before the chest,
+# palms down, clear of a box on the table.
 _ARM = (
-    ('shoulder_pitch', (-3.089, 2.670), (-3.089, 2.670), 0.2, 0.2),
-    ('shoulder_roll', (-1.588, 2.2515), (-2.2515, 1.588), 0.25, -0.25),
-    ('shoulder_yaw', (-2.618, 2.618), (-2.618, 2.618), 0.0, 0.0),
-    ('elbow', (-1.047, 2.094), (-1.047, 2.094), 0.6, 0.6),
-    ('wrist_roll', (-1.972, 1.972), (-1.972, 1.972), 0.0, 0.0),
+    ('shoulder_pitch', (-3.089, 2.670), (-3.089, 2.670), -0.2, -0.2),
+    ('shoulder_roll', (-1.588, 2.2515), (-2.2515, 1.588), 0.65, -0.65),
+    ('shoulder_yaw', (-2.618, 2.618), (-2.618, 2.618), 0.2, -0.2),
+    ('elbow', (-1.047, 2.094), (-1.047, 2.094), -0.25, -0.25),
+    ('wrist_roll', (-1.972, 1.972), (-1.972, 1.972), 0.8, -0.8),
     ('wrist_pitch', (-1.614, 1.614), (-1.614, 1.614), 0.0, 0.0),
-    ('wrist_yaw', (-1.614, 1.614), (-1.614, 1.614), 0.0, 0.0),
+    ('wrist_yaw', (-1.614, 1.614), (-1.614, 1.614), -0.8, 0.8),
 )
 _WAIST = (
     Field('waist_yaw', 'rad', -2.618, 2.618),
