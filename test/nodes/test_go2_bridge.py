@@ -1,0 +1,211 @@
+"""The Go2's bridge as a process, between a gate that the test plays and a peer in another one."""
+
+import os
+import signal
+import time
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from dmo_ros.core.tasks import get_task
+from dmo_ros.graph import Process
+from dmo_ros.nodes import convert, qos
+from dmo_ros.nodes.diagnostics import status
+from dmo_ros.robots import unitree
+from dmo_ros.robots.base import RobotError
+from dmo_ros.twins.go2_process import PeerProcess
+from dmo_ros.up import Child
+from nav_msgs.msg import Odometry
+import pytest
+
+try:
+    unitree.sdk()
+except RobotError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+SPEC = get_task('push_cube')
+PATIENCE = 40.0
+STOPS_WITHIN = 0.35  # s after the gate's last word (fault table, T6)
+TOLERANCE = 0.15  # s, of a loaded machine
+REST = [0.0, 0.0, 0.0]
+
+
+class Wheel:
+    """The gate's place: commands at 50 Hz, what it says of itself, and what the bridge says."""
+
+    def __init__(self, probe):
+        self.probe, self.values, self.stamp, self.last = probe, None, 0, 0.0
+        self.out = probe.node.create_publisher(convert.command_type(SPEC), 'cmd', qos.COMMAND_OUT)
+        self.gate_out = probe.node.create_publisher(DiagnosticStatus, 'gate/status', qos.LATCHED)
+        self.timer = probe.node.create_timer(0.02, self.send)
+        self.status = probe.listen(DiagnosticStatus, 'bridge/status', qos.LATCHED)
+        self.odometry = probe.listen(Odometry, 'odom')
+        self.say('DISARMED')
+
+    def send(self):
+        if self.values is not None:
+            self.stamp += 20_000_000
+            self.last = time.monotonic()
+            self.out.publish(convert.to_command(self.values, SPEC, self.stamp))
+
+    def say(self, state):
+        self.gate_out.publish(status('gate', 0, '', {'state': state}))
+
+    def bridge(self):
+        message = self.status[-1][1] if self.status else DiagnosticStatus()
+        return {'why': message.message, **{pair.key: pair.value for pair in message.values}}
+
+    def wait(self, state):
+        self.probe.until(lambda: self.bridge().get('state') == state, PATIENCE)
+
+    def drive(self, peer, values=(0.3, 0.0, 0.0)):
+        """Begin at rest, then move; returns once the robot walks."""
+        self.values = (0.0, 0.0, 0.0)
+        self.say('DISARMED')
+        self.wait('active')
+        self.say('ACTIVE')
+        self.values = values
+        self.probe.until(lambda: peer.ask()['velocity'] == list(values), PATIENCE)
+
+    def close(self):
+        self.probe.node.destroy_timer(self.timer)
+        for publisher in (self.out, self.gate_out):
+            self.probe.node.destroy_publisher(publisher)
+
+
+def begin(**parameters):
+    chosen = {'task': SPEC.name, 'robot': 'twin', 'autostart': True, **parameters}
+    return Child(Process('go2_bridge', '/', (), chosen, {}, True), None)
+
+
+@pytest.fixture
+def graph(probe):
+    """Start a peer with settings of its firmware, and a bridge with parameters."""
+    opened = []
+
+    def start(parameters=None, **settings):
+        peer = PeerProcess(int(os.environ['ROS_DOMAIN_ID']), **{'posture': 1013, **settings})
+        opened.append(peer.close)
+        child = begin(**(parameters or {}))
+        opened.append(lambda: (child.send(signal.SIGINT), child.popen.wait(PATIENCE)))
+        assert child.ready.wait(PATIENCE), child.story()
+        wheel = Wheel(probe)
+        opened.append(wheel.close)
+        return wheel, peer, child
+
+    yield start
+    for close in reversed(opened):
+        close()
+
+
+def test_it_gets_the_robot_up_drives_it_and_tells_where_it_is(graph):
+    wheel, peer, _ = graph(posture=1001, stand_time=0.3, dead_time=0.5)
+    assert peer.ask()['posture'] == 1013
+    wheel.drive(peer, (0.3, 0.1, 0.4))
+    wheel.probe.until(lambda: wheel.odometry[-1][1].pose.pose.position.x > 0.05, PATIENCE)
+    message = wheel.odometry[-1][1]
+    assert message.header.frame_id == 'odom' and message.child_frame_id == 'base_link'
+    assert message.twist.twist.linear.x == pytest.approx(0.3, abs=1e-6)
+    assert message.twist.twist.angular.z == pytest.approx(0.4, abs=1e-6)
+    assert wheel.bridge()['posture'] == 'walk (1015)'
+    assert set(peer.ask()['apis']) <= {1, 1002, 1003, 1004, 1008}
+
+
+def test_a_gate_that_falls_silent_stops_the_robot_in_time(graph):
+    wheel, peer, _ = graph()
+    wheel.drive(peer)
+    wheel.values = None
+    silent = wheel.last
+    wheel.wait('halted')
+    moves = peer.ask('moves')['moves']
+    zero = next(at for at, *values in moves if at > silent and values == REST)
+    assert zero - silent < STOPS_WITHIN + TOLERANCE
+    assert moves[-1][1:] == REST and 1003 in peer.ask()['apis']
+    wheel.values = (0.3, 0.0, 0.0)  # it comes back, and says that it still drives
+    wheel.probe.spin(0.5)
+    assert peer.ask()['velocity'] == REST
+    wheel.drive(peer)
+
+
+def test_a_robot_in_a_fault_is_not_driven_again_by_itself(graph):
+    wheel, peer, _ = graph()
+    wheel.drive(peer)
+    peer.ask('fall 1001')
+    wheel.wait('halted')
+    wheel.probe.until(lambda: wheel.bridge()['fault'] == 'true', PATIENCE)
+    assert 'damping' in wheel.bridge()['why']
+    peer.ask('fall 1013')  # somebody has put it back on its feet
+    wheel.probe.until(lambda: wheel.bridge()['fault'] == 'false', PATIENCE)
+    before = peer.ask()['requests']
+    wheel.probe.spin(0.5)
+    assert peer.ask()['velocity'] == REST
+    assert 1004 not in peer.ask()['apis'] and peer.ask()['requests'] >= before
+    wheel.drive(peer)
+
+
+@pytest.mark.parametrize(('switch', 'why'), [('frozen', 'frozen'), ('silent', 'not been heard')])
+def test_a_robot_that_is_not_heard_is_stopped(graph, switch, why):
+    wheel, peer, _ = graph()
+    wheel.drive(peer)
+    peer.ask(f'set {switch} 1')
+    wheel.wait('halted')
+    assert why in wheel.bridge()['why']
+    wheel.probe.until(lambda: peer.ask()['velocity'] == REST, PATIENCE)
+
+
+def test_a_killed_robot_is_an_error_and_comes_back_without_a_restart(graph):
+    wheel, peer, _ = graph()
+    wheel.drive(peer)
+    peer.kill()
+    wheel.wait('halted')
+    assert wheel.status[-1][1].level == DiagnosticStatus.ERROR
+    wheel.say('DISARMED')
+    with PeerProcess(int(os.environ['ROS_DOMAIN_ID']), posture=1013) as again:
+        wheel.drive(again)
+
+
+def test_a_signal_stops_the_robot_first(graph):
+    wheel, peer, child = graph()
+    wheel.drive(peer)
+    child.send(signal.SIGINT)
+    assert child.popen.wait(PATIENCE) == 0, child.story()
+    report = peer.ask()
+    assert report['moves'][-1][1:] == REST and 1003 in report['apis']
+    assert report['posture'] == 1013  # left standing
+
+
+def test_damp_is_a_service_of_its_own(graph):
+    wheel, peer, _ = graph()
+    wheel.drive(peer)
+    assert wheel.probe.call('go2_bridge/damp').success
+    assert peer.ask()['posture'] == 1001
+    wheel.wait('halted')
+
+
+def test_in_lockstep_each_command_is_one_move(graph):
+    wheel, peer, _ = graph({'lockstep': True})
+    wheel.wait('active')
+    wheel.say('ACTIVE')
+    before = peer.ask()['move_count']
+    for number in range(1, 11):
+        wheel.values = (0.03 * number, 0.0, 0.0)
+        wheel.send()
+        wheel.values = None
+        wheel.probe.until(
+            lambda count=before + number: peer.ask()['move_count'] >= count, PATIENCE
+        )
+    moves = peer.ask('moves')['moves'][before : before + 10]
+    assert [round(move[1] / 0.03) for move in moves] == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'why'),
+    [
+        ({'robot': 'real'}, 'needs interface:='),
+        ({'interface': 'eth0'}, 'is for robot:=real'),
+        ({'task': 'push_t'}, "task 'push_t'"),
+        ({'robot': 'real', 'interface': 'no_such_0'}, "'no_such_0'"),
+    ],
+)
+def test_what_would_address_the_wrong_thing_is_refused(probe, parameters, why):
+    child = begin(connect_timeout=0.0, **parameters)
+    assert child.popen.wait(PATIENCE) == 2, child.story()
+    assert why in child.story()
