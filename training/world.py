@@ -23,12 +23,14 @@ class WorldStep:
     One step of a batch of worlds, without gradient.
 
     ``observation`` (B, H, W, 3) uint8 frames or (B, N) state vectors; ``reward`` (B,) float32 of
-    the new observation; ``terminated`` (B,) bool.
+    the new observation; ``terminated`` (B,) bool; ``proprio`` (B, P) in SI units, where the model
+    imagines it.
     """
 
     observation: torch.Tensor
     reward: torch.Tensor
     terminated: torch.Tensor
+    proprio: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,18 @@ class Context:
     """
     True history both models start from: observations (B, L, ...) and the actions between them.
 
-    ``action`` is (B, L - 1, A): action[:, t] led from observation t to t + 1.
+    ``action`` is (B, L - 1, A): action[:, t] led from observation t to t + 1.  ``proprio`` is
+    (B, L, P) in SI units, for models that read it.
     """
 
     observation: torch.Tensor
     action: torch.Tensor
+    proprio: torch.Tensor | None = None
 
     def rows(self, index: torch.Tensor) -> Context:
         """Return the context of some rows."""
-        return Context(self.observation[index], self.action[index])
+        own = None if self.proprio is None else self.proprio[index]
+        return Context(self.observation[index], self.action[index], own)
 
 
 class GlobalModel(Protocol):

@@ -93,17 +93,17 @@ class Dynamics(nn.Module):
         known: Tensor | None,
     ) -> Tensor:
         """Lay out a frame's tokens (B, T, S, width)."""
-        lead = noisy.shape[:2]
+        lead, dtype = noisy.shape[:2], self.base_action.dtype
         base = self.base_action.expand(*lead, -1)
         if action is not None:
-            led = self.action(action)
+            led = self.action(action.to(dtype))
             if known is not None:
                 led = led * known.unsqueeze(-1).to(led.dtype)
             base = base + led
         noise = torch.cat((self.level(level), self.step(step)), dim=-1)
         first = torch.stack((base, noise.to(base.dtype)), dim=2)
         registers = self.registers.expand(*lead, -1, -1)
-        return torch.cat((first, registers, self.latent(noisy)), dim=2)
+        return torch.cat((first, registers, self.latent(noisy.to(dtype))), dim=2)
 
     def ring(self, batch: int, chunk: int = 1, agent: bool = True) -> Ring:
         """Reserve the memory of ``batch`` worlds."""

@@ -109,7 +109,7 @@ class Decoder(nn.Module):
         """Decode latents."""
         lead = latent.shape[:2]
         tokens: Tokens = {
-            'latent': self.spread(latent),
+            'latent': self.spread(latent.to(self.readout.dtype)),
             'patch': self.readout.expand(*lead, -1, -1),
         }
         if 'proprio' in self.trunk.depth:
@@ -169,7 +169,7 @@ class Tokenizer(nn.Module):
                 f'this tokenizer reads {self.config.proprio_size} proprioceptive numbers besides '
                 'the frames; give them'
             )
-        return (proprio.to(self.mean.dtype) - self.mean) / self.spread
+        return ((proprio - self.mean) / self.spread).to(self.encoder.mask.dtype)
 
     def encode(
         self, frames: Tensor, proprio: Tensor | None = None, memory: Memory | None = None
@@ -180,7 +180,8 @@ class Tokenizer(nn.Module):
     def decode(self, latent: Tensor, memory: Memory | None = None) -> tuple[Tensor, Tensor | None]:
         """Return uint8 frames (B, T, H, W, 3) and proprioception (B, T, D) in SI units."""
         decoded = self.decoder(latent, memory)
-        own = None if decoded.proprio is None else decoded.proprio * self.spread + self.mean
+        own = decoded.proprio
+        own = None if own is None else own.float() * self.spread + self.mean
         return to_frames(decoded.patch, self.config.patch), own
 
     def hide(self, frames: Tensor, generator: torch.Generator | None = None) -> Hidden:
