@@ -315,12 +315,19 @@ def _episode(bag: Bag, laid: Plan, piece: slice, frames: np.ndarray, spec: TaskS
 
 
 def observe(picture: np.ndarray, spec: TaskSpec, bag: Bag) -> np.ndarray:
-    """Make the observation of a recorded picture; one of another size is refused."""
+    """
+    Make the observation of a recorded picture.
+
+    A twin draws the camera's view in fewer pixels, so the shape counts and not the size; a view
+    of another shape is of another camera and refused, as is one below the observation's size.
+    """
     camera = spec.camera
-    if picture.shape[:2] != (camera.height, camera.width):
+    height, width = picture.shape[:2]
+    same = abs(width * camera.height - height * camera.width) < max(camera.width, camera.height)
+    if not same or min(height, width) < spec.frame_size:
         raise BagError(
-            f'{bag.path}: the images are {picture.shape[1]}x{picture.shape[0]}, the '
-            f'camera of task {spec.name!r} gives {camera.width}x{camera.height}'
+            f'{bag.path}: the images are {width}x{height}; task {spec.name!r} needs the shape of '
+            f'{camera.width}x{camera.height}, at least {spec.frame_size} pixels high and wide'
         )
     return to_observation(picture, spec)
 
