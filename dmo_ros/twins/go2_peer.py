@@ -241,9 +241,9 @@ class Odometry:
     def update(self, seconds: float) -> None:
         """Take in what the twin walked in this time (s)."""
         now = self.twin.state[0, self.columns].copy()
-        step = now - self._last
-        turn = math.remainder(step[2], math.tau)
-        along, left = _rotated(step[0], step[1], -self._last[2])
+        dx, dy, dyaw = map(float, now - self._last)
+        turn = math.remainder(dyaw, math.tau)
+        along, left = _rotated(dx, dy, -float(self._last[2]))
         x, y, yaw = self.pose
         dx, dy = _rotated(along, left, yaw)
         self.pose = x + dx, y + dy, math.remainder(yaw + turn, math.tau)
