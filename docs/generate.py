@@ -221,6 +221,7 @@ def nodes() -> str:
 def _describe(name: str, node: Any) -> tuple[str, ...]:
     module = sys.modules[f'dmo_ros.nodes.{name}']
     doc = ' '.join((module.__doc__ or '').strip().split('\n\n')[0].split()).replace('``', '`')
+    doc = re.sub(r' *\(see :mod:`[^`]*`\)', '', doc)
     heard = _listed((s.topic_name, s.msg_type) for s in node.subscriptions)
     said = _listed((p.topic_name, p.msg_type) for p in node.publishers)
     served = _listed(
