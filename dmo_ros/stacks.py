@@ -254,5 +254,5 @@ def _launch_node(process: Process) -> Any:
         output='screen',
         emulate_tty=False,
         additional_env=process.environment,
-        on_exit=[Shutdown(reason=f'{process.name} has ended')] if process.required else [],
+        on_exit=[Shutdown(reason=f'{process.name} has ended')] if process.required else None,
     )
