@@ -20,7 +20,7 @@ WINDOW, LATENTS, DEPTH, ACTIONS, PROPRIO, SIDE = 5, 3, 4, 2, 3, 8
 TRUNK = TrunkConfig(16, 2, 2, kv_heads=1, time_every=2, window=WINDOW)
 CONFIG = Dreamer4Config(
     TokenizerConfig(
-        SIDE, 4, LATENTS, DEPTH, TRUNK, drop=0, proprio_size=PROPRIO, perceptual='none'
+        SIDE, 4, LATENTS, DEPTH, TRUNK, drop=1, proprio_size=PROPRIO, perceptual='none'
     ),
     DynamicsConfig(ACTIONS, LATENTS, DEPTH, TRUNK, registers=1, levels=16),
     HeadConfig(hidden=8, ahead=2),

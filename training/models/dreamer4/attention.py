@@ -110,17 +110,24 @@ def hide(seen: Tensor, dtype: torch.dtype) -> Tensor:
 class LayerWeights(nn.Module):
     """One layer for one stream of tokens: norms, attention, gated MLP; no biases."""
 
-    def __init__(self, config: TrunkConfig) -> None:
+    def __init__(self, config: TrunkConfig, ends: bool = False) -> None:
+        """
+        Build one layer.
+
+        :param ends: its tokens are only seen by others here, and nobody reads what they would
+            become: what makes that is not built (and would be parameters without a gradient).
+        """
         super().__init__()
         width, hidden = config.width, config.mlp_width
         self.heads, self.key_heads = config.heads, config.key_heads
         self.norm_attention = nn.RMSNorm(width, eps=NORM_EPS)
         self.qkv = nn.Linear(width, (self.heads + 2 * self.key_heads) * HEAD_SIZE, bias=False)
-        self.out = nn.Linear(self.heads * HEAD_SIZE, width, bias=False)
-        self.norm_mlp = nn.RMSNorm(width, eps=NORM_EPS)
-        self.up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
         self.scale = nn.Parameter(torch.ones(2, HEAD_SIZE)) if config.qk_norm else None
+        if not ends:
+            self.out = nn.Linear(self.heads * HEAD_SIZE, width, bias=False)
+            self.norm_mlp = nn.RMSNorm(width, eps=NORM_EPS)
+            self.up = nn.Linear(width, 2 * hidden, bias=False)
+            self.down = nn.Linear(hidden, width, bias=False)
 
     def project(self, x: Tensor, turn: Turn) -> Heads:
         """Return the heads of tokens (B, T, S, width) at the positions ``turn`` stands for."""

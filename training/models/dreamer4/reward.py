@@ -89,25 +89,35 @@ def fit_logistic(raw: Tensor, label: Tensor) -> tuple[float, float]:
     Fit P(label) = sigmoid(slope raw + offset): Platt, "Probabilistic outputs ..." (1999).
 
     His targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) keep the fit finite where the labels can be
-    separated.  Newton's method, with a little damping.
+    separated.  Newton's method on standardised inputs, halving steps that go too far.
     """
     positives = float(label.sum())
     negatives = len(label) - positives
     target = torch.where(
         label > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2)
     ).double()
-    inputs = torch.stack((raw.double(), torch.ones_like(raw, dtype=torch.float64)), dim=-1)
-    weight = torch.tensor([1.0, 0.0], dtype=torch.float64, device=raw.device)
-    damping = 1e-9 * len(raw) * torch.eye(2, dtype=torch.float64, device=raw.device)
+    raw = raw.double()
+    centre, spread = float(raw.mean()), max(float(raw.std(unbiased=False)), 1e-6)
+    inputs = torch.stack(((raw - centre) / spread, torch.ones_like(raw)), dim=-1)
+
+    def cost(weight: Tensor) -> float:
+        return float(F.binary_cross_entropy_with_logits(inputs @ weight, target))
+
+    weight = torch.zeros(2, dtype=torch.float64, device=raw.device)
+    weight[1] = target.mean().logit()
+    damping = 1e-9 * torch.eye(2, dtype=torch.float64, device=raw.device)
     for _ in range(NEWTON_STEPS):
         probability = (inputs @ weight).sigmoid()
-        gradient = inputs.T @ (probability - target)
-        curvature = (inputs.T * (probability * (1 - probability))) @ inputs + damping
-        step = torch.linalg.solve(curvature, gradient)
-        weight = weight - step.clamp(-2, 2)
+        gradient = inputs.T @ (probability - target) / len(raw)
+        curvature = (inputs.T * (probability * (1 - probability))) @ inputs / len(raw)
+        step = torch.linalg.solve(curvature + damping, gradient)
+        while cost(weight - step) > cost(weight) and float(step.abs().max()) > 1e-10:
+            step = step / 2  # too far: the cost is convex, so half of it will do
         if float(step.abs().max()) < 1e-10:
             break
-    return float(weight[0]), float(weight[1])
+        weight = weight - step
+    slope = float(weight[0]) / spread
+    return slope, float(weight[1]) - slope * centre
 
 
 def fit_line(raw: Tensor, value: Tensor) -> tuple[float, float]:

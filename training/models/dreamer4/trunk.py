@@ -30,7 +30,8 @@ class Group:
     Tokens that are treated alike.
 
     ``sees`` names the groups of the same frame that its queries see, ``stream`` the weights it
-    uses; in the last ``drop`` layers it is left out.
+    uses.  In the last ``drop`` layers it is left out, and in the layer before them it is only
+    seen: nothing would read what it becomes.
     """
 
     name: str
@@ -43,11 +44,22 @@ class Group:
 class Layer(nn.Module):
     """Attention in space or time, then an MLP, for the groups that are given."""
 
-    def __init__(self, config: TrunkConfig, groups: Collection[Group]) -> None:
+    def __init__(
+        self, config: TrunkConfig, groups: Collection[Group], ends: Collection[str]
+    ) -> None:
+        """
+        Build a layer.
+
+        :param ends: the groups that are only seen here and not returned.
+        """
         super().__init__()
-        self.groups, self.soft_cap = {group.name: group for group in groups}, config.soft_cap
-        streams = sorted({group.stream for group in groups})
-        self.weights = nn.ModuleDict({str(stream): LayerWeights(config) for stream in streams})
+        self.groups, self.ends = {group.name: group for group in groups}, frozenset(ends)
+        self.soft_cap = config.soft_cap
+        weights = {}
+        for stream in sorted({group.stream for group in groups}):
+            goes_on = any(g.stream == stream and g.name not in self.ends for g in groups)
+            weights[str(stream)] = LayerWeights(config, ends=not goes_on)
+        self.weights = nn.ModuleDict(weights)
 
     def of(self, name: str) -> LayerWeights:
         """Return the weights that a group uses."""
@@ -60,13 +72,14 @@ class Layer(nn.Module):
     ) -> Tokens:
         """Advance all groups; ``memory`` None means within the frame."""
         heads = {name: self.of(name).project(x, turns[name]) for name, x in tokens.items()}
+        going = {name: x for name, x in tokens.items() if name not in self.ends}
         mixed = {
             name: self._space(name, heads)
             if memory is None
             else memory.attend(layer, name, heads[name])
-            for name in tokens
+            for name in going
         }
-        return {name: self.of(name).finish(x, mixed[name]) for name, x in tokens.items()}
+        return {name: self.of(name).finish(x, mixed[name]) for name, x in going.items()}
 
     def _space(self, name: str, heads: Mapping[str, Heads]) -> Tensor:
         """Mix a group (B, T, S, heads, 64) with what it sees of its own frame."""
@@ -87,12 +100,20 @@ class Trunk(nn.Module):
     def __init__(self, config: TrunkConfig, groups: Collection[Group]) -> None:
         super().__init__()
         self.config, self.groups = config, tuple(groups)
-        self.depth = {group.name: config.layers - group.drop for group in groups}
-        self.layers = nn.ModuleList(
-            Layer(config, [group for group in groups if index < self.depth[group.name]])
-            for index in range(config.layers)
-        )
+        self.depth = {group.name: self._depth(group) for group in groups}
+        self.layers = nn.ModuleList()
+        for index in range(config.layers):
+            present = [group for group in groups if index < self.depth[group.name]]
+            ends = [g.name for g in present if g.drop and index == self.depth[g.name] - 1]
+            self.layers.append(Layer(config, present, ends))
         self.norm = nn.RMSNorm(config.width, eps=NORM_EPS) if config.final_norm else nn.Identity()
+
+    def _depth(self, group: Group) -> int:
+        """Return how many layers have the group; nothing is seen of it in a temporal one."""
+        depth = self.config.layers - group.drop
+        while group.drop and depth > 0 and depth % self.config.time_every == 0:
+            depth -= 1
+        return depth
 
     def forward(self, tokens: Tokens, memory: Memory | None = None) -> Tokens:
         """
@@ -110,7 +131,6 @@ class Trunk(nn.Module):
         space = self._places(first.device, exact)
         temporal = 0
         for index, layer in enumerate(self.layers):
-            tokens = {name: x for name, x in tokens.items() if index < self.depth[name]}
             if (index + 1) % self.config.time_every:
                 tokens = self._run(layer, tokens, space, None, 0)
             else:
