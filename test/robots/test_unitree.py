@@ -8,6 +8,8 @@ from functools import partial
 import os
 from pathlib import Path
 import random
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -292,3 +294,33 @@ def test_closing_ends_every_thread(channel):
     server.close()
     server.close()
     assert set(threading.enumerate()) == before
+
+
+# ---------------------------------------------------------------------- what leaves the machine
+def test_nothing_is_sent_beyond_loopback(tmp_path):
+    """Every address a twin's DDS ever names to the kernel, and the interface of its multicast."""
+    tracer, log = shutil.which('strace'), tmp_path / 'calls'
+    if tracer is None:
+        pytest.skip('not installed: strace')
+    code = """
+from dmo_ros.robots import unitree
+kit = unitree.open_channel(80)
+server = unitree.Service('sport', '1', lambda api_id, parameter: unitree.Answer())
+client = unitree.open_client(kit.SportClient, 5.0)
+assert client.StopMove() == 0
+"""
+    names = 'trace=sendmsg,sendto,sendmmsg,connect,setsockopt'
+    done = subprocess.run(
+        [tracer, '-f', '-qq', '-e', names, '-o', str(log), sys.executable, '-c', code],
+        env={**os.environ, 'ROS_DOMAIN_ID': '30'},
+        capture_output=True,
+        text=True,
+        timeout=120.0,
+    )
+    if done.returncode and 'ptrace' in done.stderr:
+        pytest.skip('strace may not trace here')
+    assert done.returncode == 0, done.stderr
+    calls = log.read_text()
+    assert set(re.findall(r'inet_addr\("([\d.]+)"\)', calls)) == {'127.0.0.1', '239.255.0.1'}
+    loopback = str(int.from_bytes(bytes((127, 0, 0, 1)), sys.byteorder))
+    assert set(re.findall(r'IP_MULTICAST_IF, \[(\d+)\]', calls)) == {loopback}
