@@ -29,6 +29,7 @@ UPPER = len(UPPER_BODY)
 STILL = (0.0, 0.0, 0.0)
 PAUSE = 3  # setpoints that may be missed until it is held by the thread here
 GONE = 1.0  # s of silence after which the robot has dropped what it was told
+JUMP = 0.5  # rad by which a joint is elsewhere without having moved there
 APART = 0.3  # rad between setpoint and robot above which a pause ends where the robot is
 
 
@@ -86,7 +87,8 @@ class G1:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._engaged = self._paused = self._lost = self._damped = False
-        self._ticked = 0.0
+        self._ticked = self._looked = 0.0
+        self._seen: np.ndarray | None = None
 
     def _tracker(self, part: slice, margin: float) -> Tracker:
         fields = self.spec.actions[part]
@@ -136,13 +138,18 @@ class G1:
 
     def _place(self) -> None:
         """Let the setpoints be where body and hands are now."""
-        motors = self.way.motors()
-        if motors is None:
+        there = self._measured()
+        if there is None:
             raise RobotError('the robot has not told where its joints are')
-        self._body.place([motors[0][motor] for motor in UPPER_BODY])
+        self._body.place(there)
+        self._seen, self._looked = there, time.monotonic()
         hands = self.hands.measured() if self.hands is not None else None
         if hands is not None:
             self._closures.place([closure for closure, _ in hands])
+
+    def _measured(self) -> np.ndarray | None:
+        motors = self.way.motors()
+        return None if motors is None else np.array([motors[0][motor] for motor in UPPER_BODY])
 
     def _fade(self, before: float, after: float) -> None:
         """Send the setpoints on while their share changes, over ``ramp`` s if it matters."""
@@ -171,11 +178,19 @@ class G1:
     def _resume(self) -> None:
         """Go on where the robot is, if it did not stay where it was held."""
         self._paused = False
-        motors = self.way.motors()
-        if motors is not None:
-            there = np.array([motors[0][motor] for motor in UPPER_BODY])
-            if np.max(np.abs(there - self._body.position)) > APART:
+        there = self._measured()
+        if there is not None and np.max(np.abs(there - self._body.position)) > APART:
+            self._place()
+        self._seen, self._looked = there, time.monotonic()
+
+    def _look(self) -> None:
+        """Go on where the robot is, if it was put there: a twin at another start, or a gap."""
+        there, now = self._measured(), time.monotonic()
+        if there is not None and self._seen is not None:
+            reach = JUMP + 2 * self._body.speed * min(1.0, now - self._looked)
+            if np.any(np.abs(there - self._seen) > reach):
                 self._place()
+        self._seen, self._looked = there, now
 
     def tick(self, dt: float) -> None:
         """Send the next setpoints; RobotError when it is not engaged or silent."""
@@ -184,6 +199,7 @@ class G1:
         if self.way.age() > SILENT:
             raise RobotError(self.health().reason or 'the robot is silent')
         with self._lock:
+            self._look()
             self._send(dt, self._walk)
             self._ticked = time.monotonic()
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from .base import RobotError
 
-NEAR = 0.02  # of the way a joint may go in a second: no ramp for less
 PEAK = 1.875  # of a smooth way's mean speed
 
 
@@ -102,7 +101,7 @@ class Tracker:
         gap = np.abs(self._target - self.position)
         self._held, self._passed = False, 0.0
         self._length = 0.0
-        if np.any(gap > NEAR * self.speed):
+        if np.any(gap > 1.01 * self.period * self.speed):  # more than one command's worth
             self._length = max(self.ramp, PEAK * float(np.max(gap / self.speed)))
             self._start, self._line = self.position.copy(), self._target.copy()
 

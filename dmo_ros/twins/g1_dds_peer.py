@@ -7,7 +7,7 @@ controller is gone; ``walks`` tells which of the two it is.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 import json
@@ -34,16 +34,23 @@ class DdsSide:
     """
     Topics and service of one robot; velocities and targets are read by the peer.
 
-    ``hands`` (2,): the closures last commanded, NaN before the first. ``counts``: what came.
+    ``hands`` (2,): the closures in force, NaN before the first. ``counts``: what came.
+
+    :param burst: how many commands a hand keeps, to obey one in each period; 1: the newest.
     """
 
     def __init__(
-        self, domain: int, note: Callable[[str, Any], None], faults: unitree.LinkFaults
+        self,
+        domain: int,
+        note: Callable[[str, Any], None],
+        faults: unitree.LinkFaults,
+        burst: int = 1,
     ) -> None:
         kit = unitree.open_channel(domain)
         self.kit, self.note, self.faults = kit, note, faults
         self.counts: Counter[str] = Counter()
         self.hands = np.full(2, math.nan)
+        self._closures: tuple[deque[float], ...] = (deque(maxlen=burst), deque(maxlen=burst))
         self.arms: np.ndarray | None = None  # (29,) rad, NaN where nobody drives
         self.weight = 0.0
         self.fsm = WALKING[0]
@@ -76,7 +83,7 @@ class DdsSide:
             return
         self.counts['hand'] += 1
         self.note(('left_hand', 'right_hand')[side], tuple(positions))
-        self.hands[side] = min(1.0, max(0.0, float(np.mean(positions))))
+        self._closures[side].append(min(1.0, max(0.0, float(np.mean(positions)))))
 
     def _arm(self, sample: Any) -> None:
         if unitree.crc32(sample) != sample.crc:
@@ -121,6 +128,12 @@ class DdsSide:
         return unitree.Answer()
 
     # ------------------------------------------------------------------ what it does
+    def take_hands(self) -> None:
+        """Let the next command of each hand be in force, if one has come."""
+        for side, waiting in enumerate(self._closures):
+            if waiting:
+                self.hands[side] = waiting.popleft()
+
     def velocity(self) -> tuple[float, float, float]:
         """Return the body velocity in force; it ends with its duration."""
         with self._lock:
@@ -140,6 +153,8 @@ class DdsSide:
         """Forget what was commanded: the twin was put elsewhere."""
         with self._lock:
             self.hands[:] = math.nan
+            for waiting in self._closures:
+                waiting.clear()
             self.arms, self._until = None, -math.inf
 
     # ------------------------------------------------------------------ what it tells

@@ -80,7 +80,8 @@ class G1Peer:
         import zmq
 
         self._notify = notify
-        self.dds = DdsSide(twin_dds_domain(self.ros_domain), self._note, self.faults)
+        burst = self.burst if self.lockstep else 1
+        self.dds = DdsSide(twin_dds_domain(self.ros_domain), self._note, self.faults, burst)
         self._context = zmq.Context()
         self._out = self._context.socket(zmq.PUB)
         self._out.setsockopt(zmq.LINGER, 0)
@@ -163,6 +164,8 @@ class G1Peer:
             self._own = np.array(self.twin.joint_position[0], float)
         if self._queue:
             sonic.follow(self._queue.popleft(), self.now)
+        if self.dds is not None:
+            self.dds.take_hands()
         sonic.index += sonic.state == CONTROL
 
     def _move(self, dt: float) -> None:
@@ -277,6 +280,7 @@ class G1Peer:
             self._own = np.array(self.twin.joint_position[0], float)
             self._target = self._own.copy()
             self._first_heading = float(self.twin.base[0, 2]) - self.sonic.facing
+        self._publish()
 
     def stop(self) -> None:
         """End threads and sockets; idempotent."""
