@@ -3,31 +3,38 @@ The gate: the one place where a command becomes motion.
 
 Pure logic with time as an argument (seconds of a steady clock); the node around it only converts.
 
-DISARMED sends zero.  ARMED sends zero until somebody drives.  ACTIVE forwards the person's stick,
-else the policy.  STOPPING brakes within the limits because commands ceased, then is DISARMED.
-FAULT sends zero until it is cleared by name.  Letting the dead-man go, or losing the pad, is zero
-at once. Every stop ends DISARMED and nothing arms by itself: that takes a new press of the
-dead-man, a neutral stick and the arm button (or service).
+DISARMED sends no velocity.  ARMED neither, until somebody drives.  ACTIVE forwards the person's
+stick, else the policy.  STOPPING brakes within the limits because commands or pictures ceased,
+then is DISARMED.  FAULT stands still until it is cleared by name, which is refused while its cause
+is there.  Letting the dead-man go, losing the pad, or having been held up itself is a halt at
+once. Every stop ends DISARMED and nothing arms by itself: that takes a new press of the dead-man,
+a neutral stick and the arm button (or service).  A halt is no velocity, and positions held where
+they were last sent; nothing is sent before the first posture of a whole body is known.
 
-Stamps are copied, never judged for age: ages count from arrival on the steady clock.  A forwarded
-command keeps its stamp and is limited against the command before over the difference of their
-stamps, at most one control period; so a recording made at any speed holds the same commands.  In
-between the command is held, as the task's convention of time says.
+Stamps are copied, never judged for age: ages count from arrival on the steady clock.  A command
+that is ahead of every stream it may be copied from is refused.  A forwarded command keeps its
+stamp and is limited against the command before over the difference of their stamps, at most one
+control period; so a recording made at any speed holds the same commands.  In between the command
+is held, as the task's convention of time says.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 import math
 
+from .conditions import Beat, Code, Conditions, Source, Witnesses
 from .intent import Pad
-from .stream import StampOrder
+from .limits import Limiter, Limits
+from .steering import JUMP
 from .tasks import TaskSpec
 
 TELEOP, POLICY = 'teleop', 'policy'
+HELD_UP = 0.25  # s between two ticks that prove that the gate itself was not running
+POSTURE_TIMEOUT = 0.5  # s
 
 
 class State(Enum):
@@ -40,116 +47,96 @@ class State(Enum):
     FAULT = 'FAULT'
 
 
+DRIVING = (State.ARMED, State.ACTIVE, State.STOPPING)
+
+
 @dataclass(frozen=True)
 class GateConfig:
-    """Limits (SI, one per action field) and time-outs (s) of a velocity-driven task."""
+    """Limits and time-outs (s) of a task, and what must be there before anything moves."""
 
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    acceleration: tuple[float, ...]
+    limits: Limits
     period: float
     command_timeout: float
+    frame_timeout: float
     frame: str
     joy_timeout: float = 0.2
     joy_rate: float = 15.0
+    need_bridge: bool = False
+    need_camera: bool = False
 
     @classmethod
-    def of(cls, spec: TaskSpec, joy_timeout: float = 0.2, joy_rate: float = 15.0) -> GateConfig:
+    def of(
+        cls,
+        spec: TaskSpec,
+        joy_timeout: float = 0.2,
+        joy_rate: float = 15.0,
+        need_bridge: bool = False,
+        need_camera: bool = False,
+    ) -> GateConfig:
         """Take the limits from a task."""
         return cls(
-            tuple(f.low for f in spec.actions),
-            tuple(f.high for f in spec.actions),
-            spec.limits.acceleration,
+            Limits.of(spec),
             spec.period,
             spec.limits.command_timeout,
+            spec.limits.frame_timeout,
             spec.command_frame,
             joy_timeout,
             joy_rate,
+            need_bridge,
+            need_camera,
         )
 
 
 @dataclass(frozen=True)
 class Command:
-    """Velocities in SI units, with the stamp (ns) of what caused them."""
+    """The action fields in SI units, with the stamp (ns) of what caused them."""
 
     values: tuple[float, ...]
     stamp: int
 
 
-def within_box(
-    values: Sequence[float], low: Sequence[float], high: Sequence[float]
-) -> tuple[float, ...]:
-    """Shrink a vector as a whole until every field is inside its range; its direction is kept."""
-    scale = 1.0
-    for value, floor, ceiling in zip(values, low, high):
-        bound = ceiling if value > 0 else floor
-        if abs(value) > abs(bound):
-            scale = min(scale, abs(bound / value))
-    # The product may exceed the bound by a rounding error, a robot's own check may not forgive it.
-    return tuple(min(h, max(l, v * scale)) for v, l, h in zip(values, low, high))
-
-
-def within_reach(
-    target: Sequence[float], previous: Sequence[float], acceleration: Sequence[float], dt: float
-) -> tuple[float, ...]:
-    """Move from ``previous`` straight towards ``target`` as far as ``dt`` seconds allow."""
-    scale = 1.0
-    for aim, before, limit in zip(target, previous, acceleration):
-        change = abs(aim - before)
-        if change > limit * dt:
-            scale = min(scale, limit * dt / change)
-    if scale == 1.0:
-        return tuple(target)
-    return tuple(before + scale * (aim - before) for aim, before in zip(target, previous))
-
-
-class _Source:
-    """The newest command of one sender."""
-
-    def __init__(self, timeout: float, width: int) -> None:
-        self.order = StampOrder(timeout)
-        self.values = (0.0,) * width
-
-    def live(self, now: float) -> bool:
-        return self.order.age(now) <= self.order.silence
-
-
 class Gate:
-    """Feed it the pad, commands and time; it returns what may be sent to the robot."""
+    """Feed it the pad, commands and time; it returns what may be sent, None for nothing."""
 
     def __init__(
         self, config: GateConfig, on_transition: Callable[[State, State, str], None] | None = None
     ) -> None:
         self.config = config
-        self.state, self.reason = State.DISARMED, 'started'
+        self.state, self.code, self.reason = State.DISARMED, Code.STARTED, 'started'
         self.following = ''
         self.counts: Counter[str] = Counter()
-        self.rivals: dict[str, str] = {}
+        self.around = Conditions(config.need_bridge, config.need_camera, config.frame_timeout)
         self._on_transition = on_transition
-        self._zero = (0.0,) * len(config.low)
-        self._sources = {
-            name: _Source(config.command_timeout, len(config.low)) for name in (TELEOP, POLICY)
-        }
-        self._pad = Pad(self._zero, False, False, False, False)
-        self._joy_times: deque[float] = deque(maxlen=10)
+        self._limiter = Limiter(config.limits)
+        width = len(config.limits.low)
+        self._still = (0.0,) * sum(not moving for moving in config.limits.velocity)
+        self._sources = {name: Source(config.command_timeout, width) for name in (TELEOP, POLICY)}
+        self._pad = Pad((0.0,) * width, False, False, False, False)
+        self._joy = Beat(config.joy_timeout, config.joy_rate)
         self._pressed_anew = False
-        self._sent = Command(self._zero, 0)
+        self._posture: tuple[float, ...] | None = None
+        self._posture_at = self._ticked_at = -math.inf
+        self._sent = Command(self._limiter.values, 0)
         self._sent_at = self._repeated_at = -math.inf
         self._heard, self._heard_at = 0, 0.0
+        self._jumped = 0
+        self._witnesses = Witnesses()
 
     # ------------------------------------------------------------------ what comes in
     def on_pad(self, now: float, pad: Pad, stamp: int) -> Command | None:
         """Take the pad's state; return a command when it stops the robot at once."""
+        stopped = self._held_up(now)
         before, self._pad = self._pad, pad
-        self._joy_times.append(now)
+        self._joy.hear(now)
         self._hear(now, stamp)
+        self._witnesses.hear('joy', now, stamp)
         if not pad.deadman:
             self._pressed_anew = True
-            if self.state in (State.ARMED, State.ACTIVE, State.STOPPING):
-                return self._halt(now, State.DISARMED, 'dead-man released')
-        if pad.arm and not before.arm and self.state is State.DISARMED:
+            if self.state in DRIVING:
+                return self._halt(now, State.DISARMED, Code.DEADMAN_RELEASED, 'dead-man released')
+        if pad.arm and not before.arm and self.state is State.DISARMED and stopped is None:
             self.arm(now)
-        return None
+        return stopped
 
     def on_command(
         self, now: float, source: str, values: Sequence[float], stamp: int, frame: str = ''
@@ -158,7 +145,10 @@ class Gate:
         wrong = self._malformed(values, frame)
         if wrong:
             self.counts['refused'] += 1
-            return self._halt(now, State.FAULT, f'cmd_{source}: {wrong}')
+            return self._halt(now, State.FAULT, wrong[0], f'cmd_{source}: {wrong[1]}')
+        if self._witnesses.ahead(now, stamp):  # taken, it would make all later ones look old
+            self.counts['future'] += 1
+            return None
         sender = self._sources[source]
         if sender.order.judge(stamp, now, repeats=True):
             self.counts['reordered'] += 1
@@ -175,15 +165,52 @@ class Gate:
         self._follow(lead)
         return self._forward(now, sender.values, stamp)
 
-    def tick(self, now: float) -> Command:
+    def on_health(self, now: float, ok: bool, fault: bool, reason: str) -> Command | None:
+        """Take how the bridge says that it and the robot are; ``fault`` is for the record."""
+        self.counts['robot_faults'] += fault and not ok and self.state in DRIVING
+        self.around.hear_bridge(now, ok, reason)
+        return self._watch(now)
+
+    def on_frame(self, now: float, stamp: int) -> None:
+        """Take note that the camera gave a picture."""
+        self.around.hear_frame(now)
+        self._witnesses.hear('camera', now, stamp)
+
+    def on_posture(self, now: float, values: Sequence[float], stamp: int = 0) -> None:
+        """Take where the robot is: one number per action field, of velocities it is ignored."""
+        if all(map(math.isfinite, values)):
+            self._posture, self._posture_at = tuple(values), now
+            elsewhere = 0 < self._jumped <= stamp
+            if elsewhere or not self._limiter.known:
+                self._jumped = 0
+                self._limiter.hold(values)
+                self._sent = Command(self._limiter.values, self._sent.stamp)
+
+    def on_estop(self, now: float, engaged: bool) -> Command | None:
+        """Take the e-stop topic: True stops, False alone never releases."""
+        self.around.estop_topic = engaged
+        return self._estop(now) if engaged else None
+
+    def estop(self, now: float) -> Command | None:
+        """Stop for an emergency, until the fault is cleared."""
+        self.around.estop_service = True
+        return self._estop(now)
+
+    def set_rival(self, now: float, topic: str, found: str) -> Command | None:
+        """Say who writes ``topic`` beside the one who may ('' for nobody): then none is obeyed."""
+        self.around.set_rival(topic, found)
+        return self._watch(now)
+
+    def tick(self, now: float) -> Command | None:
         """Return what to repeat; call it at 50 Hz or faster, it is also where time-outs strike."""
         stopped = self._watch(now)
+        self._ticked_at = now
         if stopped is not None:
             return stopped
         if self.state is State.STOPPING:
             return self._brake(now)
         self._repeated_at = now
-        return self._sent
+        return self._sent if self._limiter.known else None
 
     # ------------------------------------------------------------------ what people ask for
     def arm(self, now: float) -> tuple[bool, str]:
@@ -193,50 +220,52 @@ class Gate:
         missing = self._missing(now)
         if missing:
             self.reason = f'not armed: {missing}'
+            if self.state is State.DISARMED:
+                self.code = Code.NOT_ARMED
             return False, self.reason
         self._pressed_anew = False
-        self._sent = Command(self._zero, self._sent.stamp)
-        self._enter(State.ARMED, 'armed by the person')
+        if self._posture is not None and self._still:
+            self._limiter.hold(self._posture)
+        self._limiter.halt()
+        self._sent = Command(self._limiter.values, self._sent.stamp)
+        self._enter(State.ARMED, Code.ARMED, 'armed by the person')
         return True, self.reason
 
-    def disarm(self, now: float) -> Command:
+    def disarm(self, now: float) -> Command | None:
         """Stop at once."""
-        state = State.FAULT if self.state is State.FAULT else State.DISARMED
-        reason = self.reason if state is State.FAULT else 'disarmed on request'
-        return self._halt(now, state, reason)
+        if self.state is State.FAULT:
+            return self._halt(now, State.FAULT, self.code, self.reason)
+        return self._halt(now, State.DISARMED, Code.DISARMED_ON_REQUEST, 'disarmed on request')
 
-    def clear_fault(self) -> tuple[bool, str]:
+    def clear_fault(self, now: float) -> tuple[bool, str]:
         """Leave FAULT for DISARMED, unless its cause is still there."""
         if self.state is not State.FAULT:
             return False, f'there is no fault to clear, the gate is {self.state.value}'
-        if self.rivals:
-            return False, f'the cause is still there: {"; ".join(self.rivals.values())}'
+        pressed, self.around.estop_service = self.around.estop_service, False
+        harm = self.around.harm(now)
+        if harm:
+            self.around.estop_service = pressed
+            return False, f'the cause is still there: {harm[1]}'
         self._pressed_anew = False
-        self._enter(State.DISARMED, 'fault cleared by the person')
+        self._enter(State.DISARMED, Code.FAULT_CLEARED, 'fault cleared by the person')
         return True, self.reason
-
-    def set_rivals(self, now: float, topic: str, found: str) -> Command | None:
-        """Say who else publishes on ``topic`` ('' for nobody); a rival is a fault."""
-        if not found:
-            self.rivals.pop(topic, None)
-            return None
-        self.rivals[topic] = f'{topic} has another publisher: {found}'
-        return self._halt(now, State.FAULT, self.rivals[topic])
 
     # ------------------------------------------------------------------ decisions
     def _missing(self, now: float) -> str:
         """Name what keeps the gate from being armed, '' when nothing does."""
-        times, rate = self._joy_times, self.config.joy_rate
-        full = len(times) == times.maxlen
         if self.state is not State.DISARMED:
             return f'the gate is {self.state.value} ({self.reason})'
-        if not times or now - times[-1] > self.config.joy_timeout:
-            return 'the pad is silent'
-        if not full or (len(times) - 1) / max(times[-1] - times[0], 1e-9) < rate:
-            return (
-                f'the pad reports less often than {rate:g} times a second; raise the '
-                'autorepeat_rate of its driver'
-            )
+        harm = self.around.harm(now)
+        if harm:
+            return harm[1]
+        if self._still and now - self._posture_at > POSTURE_TIMEOUT:
+            return 'the posture of the robot is not known (no joint_states with all its joints)'
+        return self._wrong_with_pad(now) or self.around.blind(now)
+
+    def _wrong_with_pad(self, now: float) -> str:
+        trouble = self._joy.trouble(now)
+        if trouble:
+            return f'the pad {trouble}'
         if not self._pad.deadman:
             return 'the dead-man is not held'
         if not self._pressed_anew:
@@ -247,83 +276,117 @@ class Gate:
             return 'no commands come from teleop'
         return ''
 
-    def _malformed(self, values: Sequence[float], frame: str) -> str:
-        if len(values) != len(self._zero):
-            return f'{len(values)} values, the task has {len(self._zero)}'
+    def _malformed(self, values: Sequence[float], frame: str) -> tuple[Code, str] | None:
+        width = len(self.config.limits.low)
+        if len(values) != width:
+            return Code.MALFORMED, f'{len(values)} values, the task has {width}'
         if not all(map(math.isfinite, values)):
-            return 'a value is not finite'
+            return Code.NOT_FINITE, 'a value is not finite'
         if frame and frame != self.config.frame:
-            return f'given in frame {frame!r}, the task commands in {self.config.frame!r}'
-        return ''
+            ours = self.config.frame
+            return Code.MALFORMED, f'given in frame {frame!r}, the task commands in {ours!r}'
+        return None
+
+    def _held_up(self, now: float) -> Command | None:
+        """Halt after a time in which the gate did not run: what it hears now is old."""
+        if self.state not in DRIVING or now - self._ticked_at <= HELD_UP:
+            return None
+        text = f'the gate itself was held up for {now - self._ticked_at:.2f} s'
+        return self._halt(now, State.DISARMED, Code.GATE_HELD_UP, text)
 
     def _watch(self, now: float) -> Command | None:
-        """Stop for a silent pad (at once) or a silent driver (within the limits)."""
-        if self.state not in (State.ARMED, State.ACTIVE, State.STOPPING):
+        """Stop for harm and a silent pad (at once) or a silent driver (within the limits)."""
+        if self.state not in DRIVING:
             return None
-        silent = now - self._joy_times[-1]
-        if silent > self.config.joy_timeout:
-            return self._halt(
-                now,
-                State.DISARMED,
-                f'the pad was silent for more than {self.config.joy_timeout:g} s',
-            )
-        if self.state is State.ACTIVE and not self._sources[self.following].live(now):
-            self._enter(
-                State.STOPPING,
-                f'no command from {self.following} for more than '
-                f'{self.config.command_timeout:g} s',
-            )
+        stopped = self._held_up(now)
+        if stopped is not None:
+            return stopped
+        harm = self.around.harm(now)
+        if harm:
+            return self._halt(now, State.FAULT, *harm)
+        if self._joy.silent(now):
+            text = f'the pad was silent for more than {self.config.joy_timeout:g} s'
+            return self._halt(now, State.DISARMED, Code.PAD_SILENT, text)
+        stale = self._stale(now) if self.state is State.ACTIVE else None
+        if stale:
+            self._enter(State.STOPPING, *stale)
             return self._brake(now)
         return None
 
+    def _stale(self, now: float) -> tuple[Code, str] | None:
+        """Say what the one who drives lacks."""
+        if not self._sources[self.following].live(now):
+            timeout = self.config.command_timeout
+            text = f'no command from {self.following} for more than {timeout:g} s'
+            if self.counts['future']:
+                text += f'; {self.counts["future"]} were refused, stamped ahead of all streams'
+            return Code.COMMAND_STALE, text
+        blind = self.around.blind(now) if self.following == POLICY else ''
+        return (Code.CAMERA_STALE, blind) if blind else None
+
+    def _steered(self, now: float) -> bool:
+        """Tell whether the person asks for motion, by stick or by what teleop makes of it."""
+        teleop = self._sources[TELEOP]
+        return not self._pad.neutral or (teleop.live(now) and self._limiter.moves(teleop.values))
+
     def _lead(self, now: float) -> str:
         """Return whose turn it is: the stick's when it is moved, else a live policy's."""
-        teleop, policy = self._sources[TELEOP], self._sources[POLICY]
-        steered = not self._pad.neutral or (teleop.live(now) and any(teleop.values))
-        return POLICY if policy.live(now) and not steered else TELEOP
+        policy = self._sources[POLICY]
+        return POLICY if policy.live(now) and not self._steered(now) else TELEOP
 
     def _follow(self, lead: str) -> None:
         self.following = lead
-        if self.state is State.ARMED and (lead == POLICY or any(self._sources[lead].values)):
-            self._enter(State.ACTIVE, f'{lead} drives')
-
-    def _forward(self, now: float, values: tuple[float, ...], stamp: int) -> Command:
-        if self.state is not State.ACTIVE:
-            return self._send(now, self._zero, stamp)
-        allowed = within_box(values, self.config.low, self.config.high)
-        self.counts['limited'] += allowed != values
-        dt = self._interval(now, stamp)
-        return self._send(
-            now, within_reach(allowed, self._sent.values, self.config.acceleration, dt), stamp
+        asked = self._limiter.moves(self._sources[lead].values) or (
+            bool(self._still) and not self._pad.neutral
         )
+        if self.state is State.ARMED and (lead == POLICY or asked):
+            self._enter(State.ACTIVE, Code.DRIVEN, f'{lead} drives')
 
-    def _interval(self, now: float, stamp: int) -> float:
-        """Return the seconds since the last command, by stamps if they move, else by arrival."""
-        between = (stamp - self._sent.stamp) * 1e-9 if stamp and self._sent.stamp else 0.0
-        return min(between if between > 0 else now - self._sent_at, self.config.period)
+    def _forward(self, now: float, values: tuple[float, ...], stamp: int) -> Command | None:
+        if self.state is State.ACTIVE:
+            between = self._between(stamp)
+            if between > JUMP * self.config.period:
+                self._jumped = stamp  # the posture heard next is where it is now
+            allowed = self._limiter.allowed(values)
+            self.counts['limited'] += allowed != values
+            # By stamps if they move, else by arrival.
+            dt = between if between > 0 else now - self._sent_at
+            self._limiter.step(allowed, min(dt, self.config.period))
+        return self._send(now, stamp)
 
-    def _brake(self, now: float) -> Command:
+    def _between(self, stamp: int) -> float:
+        """Return the seconds from the stamp of the command before; 0 without a stamp."""
+        return (stamp - self._sent.stamp) * 1e-9 if stamp and self._sent.stamp else 0.0
+
+    def _brake(self, now: float) -> Command | None:
         dt = min(now - max(self._sent_at, self._repeated_at), self.config.period)
-        values = within_reach(self._zero, self._sent.values, self.config.acceleration, dt)
-        if not any(values):
-            return self._halt(now, State.DISARMED, self.reason)
-        return self._send(now, values, self._estimate(now))
+        self._limiter.brake(dt)
+        if self._limiter.resting:
+            return self._halt(now, State.DISARMED, self.code, self.reason)
+        return self._send(now, self._estimate(now))
 
-    def _halt(self, now: float, state: State, reason: str) -> Command:
+    def _estop(self, now: float) -> Command | None:
+        return self._halt(now, State.FAULT, Code.ESTOP, 'the emergency stop is engaged')
+
+    def _halt(self, now: float, state: State, code: Code, reason: str) -> Command | None:
         if self.state is not State.FAULT or state is State.FAULT:
-            self._enter(state, reason)
+            self._enter(state, code, reason)
         self._pressed_anew = not self._pad.deadman
         self.following = ''
-        return self._send(now, self._zero, self._estimate(now))
+        self._limiter.halt()
+        return self._send(now, self._estimate(now))
 
-    def _enter(self, state: State, reason: str) -> None:
-        before, self.state, self.reason = self.state, state, reason
+    def _enter(self, state: State, code: Code, reason: str) -> None:
+        before, self.state, self.code, self.reason = self.state, state, code, reason
         if before is not state and self._on_transition:
             self._on_transition(before, state, reason)
 
     # ------------------------------------------------------------------ stamps
-    def _send(self, now: float, values: tuple[float, ...], stamp: int) -> Command:
-        self._sent, self._sent_at = Command(values, stamp or self._estimate(now)), now
+    def _send(self, now: float, stamp: int) -> Command | None:
+        if not self._limiter.known:
+            return None
+        self._sent = Command(self._limiter.values, stamp or self._estimate(now))
+        self._sent_at = now
         return self._sent
 
     def _hear(self, now: float, stamp: int) -> None:

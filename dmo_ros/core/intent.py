@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import math
 from typing import Any
 
+from .tasks import TaskSpec
+
 PLAY, INTENT, MILESTONE = 0, 1, 2
 NAMES = ('play', 'intent', 'milestone')
 STUCK_AFTER = 30.0  # seconds: nobody means one thing for so long without letting go once
@@ -28,45 +30,135 @@ def _described(default: Any, description: str) -> Any:
 
 @dataclass(frozen=True)
 class PadMap:
-    """Which axis drives which action field (with its sign), and which button means what."""
+    """
+    Which axis drives which action field (with its sign), and which button means what.
+
+    A pad with fewer axes than the task has fields names its fields; a second layer, in force while
+    ``shift`` is held, drives others.  ROS knows no empty list of a type: -1 and '' stand for none.
+    """
 
     axes: tuple[int, ...] = _described((0, 1), 'axis of the pad for each driven field')
     signs: tuple[float, ...] = _described((1.0, 1.0), '1.0 or -1.0 for each of these axes')
+    fields: tuple[str, ...] = _described(
+        ('',), "action field of each of these axes; ['']: the task's fields in order"
+    )
     deadzone: float = _described(0.05, 'stick lengths below it count as let go')
+    scale: float = _described(1.0, 'share of full speed at full stick, unless turbo is held')
     deadman: int = _described(4, 'button that has to be held for anything to move')
     intent: int = _described(5, 'button held (or toggled) on the way to the goal')
     milestone: int = _described(0, 'key pressed with the goal reached')
     arm: int = _described(7, 'button that arms the gate')
+    turbo: int = _described(-1, 'button held for full speed; -1: none')
+    shift: int = _described(-1, 'button held for the second layer; -1: none')
+    shift_axes: tuple[int, ...] = _described((-1,), 'axes of the second layer; [-1]: none')
+    shift_signs: tuple[float, ...] = _described((1.0,), '1.0 or -1.0 for each of these')
+    shift_fields: tuple[str, ...] = _described(('',), 'action field of each of these')
+    trigger_axes: tuple[int, ...] = _described(
+        (-1,), 'axes that are triggers and give 0 (let go) to 1 (pressed); [-1]: none'
+    )
+    trigger_rest: float = _described(1.0, 'what a trigger that is let go reports, 1.0 or -1.0')
 
     def __post_init__(self) -> None:
-        if len(self.axes) != len(self.signs):
+        self._check_axes('axes', self.axes, self.signs, self.fields)
+        if self.layered:
+            self._check_axes('shift_axes', self.shift_axes, self.shift_signs, self.shift_fields)
+        if self.layered != (self.shift >= 0) or (self.layered and '' in self.shift_fields):
             raise PadError(
-                f'the pad map has {len(self.axes)} axes and {len(self.signs)} signs; '
-                'give one sign per axis'
+                'the second layer of a pad map needs all of shift, shift_axes, shift_signs and '
+                f'shift_fields; these are {self.shift}, {self.shift_axes} and {self.shift_fields}'
             )
-        if any(abs(sign) != 1.0 for sign in self.signs) or not 0.0 <= self.deadzone < 0.5:
+        if not 0.0 <= self.deadzone < 0.5 or not 0.0 < self.scale <= 1.0:
             raise PadError(
-                'the pad map has signs of 1.0 or -1.0 and a dead zone from 0 to 0.5, '
-                f'not {self.signs} and {self.deadzone}'
+                'the pad map has a dead zone from 0 to 0.5 and a scale above 0 up to 1, not '
+                f'{self.deadzone} and {self.scale}'
             )
-        buttons = (self.deadman, self.intent, self.milestone, self.arm)
-        if len(set(buttons)) < len(buttons) or min(*self.axes, *buttons) < 0:
+        if abs(self.trigger_rest) != 1.0:
+            raise PadError(f'a trigger rests at 1.0 or -1.0, not at {self.trigger_rest}')
+        self._check_buttons()
+
+    def _check_axes(
+        self, what: str, axes: tuple[int, ...], signs: tuple[float, ...], fields: tuple[str, ...]
+    ) -> None:
+        if len(axes) != len(signs) or min(axes, default=-1) < 0:
             raise PadError(
-                'the pad map needs four different buttons (dead-man, intent, '
-                f'milestone, arm) and no negative number, these are {buttons} and '
-                f'{self.axes}'
+                f'the pad map has the {what} {axes} and {len(signs)} signs; give one sign per '
+                'axis, and no negative axis'
             )
+        if any(abs(sign) != 1.0 for sign in signs):
+            raise PadError(f'the pad map has signs of 1.0 or -1.0, not {signs}')
+        if fields != ('',) and (len(fields) != len(axes) or len(set(fields)) < len(fields)):
+            raise PadError(
+                f'the pad map has {len(axes)} {what} and the fields {fields}; name one field per '
+                'axis, each once'
+            )
+
+    def _check_buttons(self) -> None:
+        needed = (self.deadman, self.intent, self.milestone, self.arm)
+        buttons = (*needed, *(button for button in (self.turbo, self.shift) if button >= 0))
+        if len(set(buttons)) < len(buttons) or min(needed) < 0:
+            raise PadError(
+                'the pad map needs different buttons, none negative, for dead-man, intent, '
+                f'milestone, arm, and turbo and shift where there are some; these are {buttons}'
+            )
+
+    @property
+    def layered(self) -> bool:
+        """Tell whether there is a second layer."""
+        return self.shift_axes != (-1,)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many axes and buttons a pad must have for this map."""
+        buttons = self.deadman, self.intent, self.milestone, self.arm, self.turbo, self.shift
+        return 1 + max(*self.axes, *self.shift_axes), 1 + max(buttons)
+
+    def names(self, spec: TaskSpec, shifted: bool = False) -> tuple[str, ...]:
+        """Return the action field of each axis of a layer."""
+        if shifted:
+            return self.shift_fields
+        return tuple(f.name for f in spec.actions) if self.fields == ('',) else self.fields
+
+    def check(self, spec: TaskSpec) -> None:
+        """Refuse a map that does not fit a task: PadError names the field or the count."""
+        known = [item.name for item in spec.actions]
+        driven = self.names(spec) + (self.shift_fields if self.layered else ())
+        unknown = [name for name in driven if name not in known]
+        if unknown:
+            raise PadError(
+                f'the pad map drives {", ".join(unknown)}, task {spec.name!r} has '
+                f'{", ".join(known)}'
+            )
+        check_pad(self, len(self.names(spec)))
+
+    def spread(self, pad: Pad, spec: TaskSpec) -> tuple[float, ...]:
+        """Return the stick per action field of the task, 0 for the ones it does not drive."""
+        stick = dict(zip(self.names(spec, pad.shifted), pad.stick))
+        return tuple(stick.get(item.name, 0.0) for item in spec.actions)
+
+
+def check_pad(pad: PadMap, fields: int) -> None:
+    """Refuse a pad map that has not one axis per driven field."""
+    if len(pad.axes) != fields:
+        raise PadError(
+            f'the pad map has {len(pad.axes)} axes, the task drives {fields} fields; '
+            'set pad.axes and pad.signs in the config file of the task, or name pad.fields'
+        )
 
 
 @dataclass(frozen=True)
 class Pad:
-    """What the person does at one moment; ``stick`` is in [-1, 1], zero inside the dead zone."""
+    """
+    What the person does at one moment; ``stick`` is in [-1, 1], zero inside the dead zone.
+
+    It has one number for each axis of the layer in force (the second one while ``shifted``).
+    """
 
     stick: tuple[float, ...]
     deadman: bool
     intent: bool
     milestone: bool
     arm: bool
+    shifted: bool = False
 
     @property
     def neutral(self) -> bool:
@@ -82,20 +174,35 @@ def read_pad(axes: Sequence[float], buttons: Sequence[int], pad: PadMap) -> Pad:
 
     :raises PadError: too few axes or buttons, or an axis that is not finite.
     """
-    need = 1 + max(pad.axes), 1 + max(pad.deadman, pad.intent, pad.milestone, pad.arm)
+    need = pad.size
     if len(axes) < need[0] or len(buttons) < need[1]:
         raise PadError(
             f'the pad sends {len(axes)} axes and {len(buttons)} buttons, its map needs '
             f'{need[0]} and {need[1]}; choose the config/joy_*.yaml of this pad'
         )
-    stick = tuple(sign * axes[axis] for axis, sign in zip(pad.axes, pad.signs))
+
+    def held(button: int) -> bool:
+        return button >= 0 and bool(buttons[button])
+
+    shifted = held(pad.shift)
+    layer = (pad.shift_axes, pad.shift_signs) if shifted else (pad.axes, pad.signs)
+    stick = tuple(sign * _axis(axes[axis], axis, pad) for axis, sign in zip(*layer))
     if not all(map(math.isfinite, stick)):
         raise PadError('an axis of the pad is not finite; the message is ignored')
     stick = tuple(min(1.0, max(-1.0, value)) for value in stick)
     if math.hypot(*stick) < pad.deadzone:
         stick = (0.0,) * len(stick)
-    pressed = [bool(buttons[index]) for index in (pad.deadman, pad.intent, pad.milestone, pad.arm)]
-    return Pad(stick, *pressed)
+    if not held(pad.turbo):
+        stick = tuple(value * pad.scale for value in stick)
+    pressed = [held(button) for button in (pad.deadman, pad.intent, pad.milestone, pad.arm)]
+    return Pad(stick, *pressed, shifted)
+
+
+def _axis(value: float, axis: int, pad: PadMap) -> float:
+    """Return an axis; of a trigger, how far it is pressed (0 to 1)."""
+    if axis not in pad.trigger_axes:
+        return value
+    return (pad.trigger_rest - value) / (2.0 * pad.trigger_rest)
 
 
 class IntentButtons:

@@ -180,3 +180,21 @@ def from_command(message: TwistStamped | BodyCommand, spec: TaskSpec) -> tuple[f
 def joint_state(names: Sequence[str], positions: Any, header: Header) -> JointState:
     """Return named positions as a JointState."""
     return JointState(header=header, name=list(names), position=[float(p) for p in positions])
+
+
+def posture(message: JointState, spec: TaskSpec) -> tuple[float, ...] | None:
+    """
+    Return the action fields that a robot's joints say, None while a joint is missing.
+
+    Velocities are 0.  Hands (unit 1) may be absent, they are taken to rest.
+    """
+    joints = dict(zip(message.name, message.position))
+    values = []
+    for item in spec.actions:
+        value = 0.0 if item.is_velocity else joints.get(item.name)
+        if value is None and item.unit == '1':
+            value = item.rest
+        if value is None:
+            return None
+        values.append(float(value))
+    return tuple(values)

@@ -13,14 +13,48 @@ from __future__ import annotations
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import qos_check_compatible, qos_policy_name_from_kind, QoSCompatibility
+from rclpy.qos import qos_check_compatible, QoSCompatibility, QoSProfile
 
 from . import qos
 
 _NAMELESS = '_NODE_NAME_UNKNOWN_'  # for a moment after its discovery, or no ROS node at all
 
 
-class Writers:
+class Offers:
+    """
+    Watches for publishers whose quality of service does not match what a subscription asks for.
+
+    They are never connected, in silence; here they are named (row D6).
+    """
+
+    def __init__(self, node: Node, topic: str, profile: QoSProfile) -> None:
+        self.node, self.topic, self.profile = node, topic, profile
+
+    @property
+    def events(self) -> Any:
+        """The event callbacks for the subscription."""
+        return qos.SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible)
+
+    def mismatch(self) -> str:
+        """Name those who are not heard, and why; '' when all are."""
+        found = []
+        for info in self.node.get_publishers_info_by_topic(self.topic):
+            level, why = qos_check_compatible(info.qos_profile, self.profile)
+            if level == QoSCompatibility.ERROR:
+                found.append(f'{_name(info)} ({why.removeprefix("ERROR: ").rstrip("; ")})')
+        if not found:
+            return ''
+        return (
+            f'{self.topic} is not heard from {", ".join(found)}; publish it with the quality of '
+            'service of nodes/qos.py'
+        )
+
+    def _on_incompatible(self, event: Any) -> None:
+        text = self.mismatch() or f'a publisher of {self.topic} cannot be heard'
+        self.node.get_logger().error(text, throttle_duration_sec=2.0)
+
+
+class Writers(Offers):
     """
     Watches the writers of one topic; give ``events`` to the subscription of that topic.
 
@@ -29,8 +63,7 @@ class Writers:
     """
 
     def __init__(self, node: Node, topic: str) -> None:
-        self.node, self.topic = node, topic
-        self.mismatch = ''  # an offer of quality that can never be connected, for diagnostics
+        super().__init__(node, topic, qos.COMMAND_IN)
         self._alive = self._counted = 0
         self._known: frozenset[bytes] = frozenset()
         self._dead: frozenset[bytes] = frozenset()
@@ -73,19 +106,6 @@ class Writers:
             self._dead = known & frozenset(self._look())
         elif self._alive > len(self._known - self._dead):  # one has come back to life
             self._dead = frozenset()
-
-    def _on_incompatible(self, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        names = ', '.join(
-            _name(info)
-            for info in self._look().values()
-            if qos_check_compatible(info.qos_profile, qos.COMMAND_IN)[0] == QoSCompatibility.ERROR
-        )
-        self.mismatch = (
-            f'{names or "somebody"} offers {self.topic} with another quality of service '
-            f'({policy}) and is not heard; publish it as nodes/qos.py says'
-        )
-        self.node.get_logger().error(self.mismatch, throttle_duration_sec=2.0)
 
 
 def _name(info: Any) -> str:

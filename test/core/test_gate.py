@@ -1,26 +1,24 @@
 import math
 
 from dmo_ros.core.gate import (
+    Code,
     Command,
     Gate,
     GateConfig,
     POLICY,
     State,
     TELEOP,
-    within_box,
-    within_reach,
 )
 from dmo_ros.core.intent import Pad
 from dmo_ros.core.tasks import get_task
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
 CONFIG = GateConfig.of(get_task('push_cube'))  # 5 Hz; 1.5 m/s2, 1.5 m/s2, 3 rad/s2
+LIMITS = CONFIG.limits
 ZERO = (0.0, 0.0, 0.0)
 PERIOD = 200_000_000
-finite = st.floats(-5, 5)
-vectors = st.tuples(finite, finite, finite)
 anything = st.floats(allow_nan=True, allow_infinity=True)
 
 
@@ -76,25 +74,6 @@ def values(commands):
 
 
 # ---------------------------------------------------------------------- limits
-@given(vectors)
-def test_a_vector_is_scaled_as_a_whole_and_ends_in_the_box(vector):
-    inside = within_box(vector, CONFIG.low, CONFIG.high)
-    assert all(low <= value <= high for value, low, high in zip(inside, CONFIG.low, CONFIG.high))
-    scale = max(abs(v) / h for v, h in zip(vector, CONFIG.high))
-    if scale <= 1:
-        assert inside == vector
-    else:
-        assert inside == pytest.approx(tuple(v / scale for v in vector), abs=1e-12)
-
-
-@given(vectors, vectors, st.floats(0.0, 0.5))
-def test_a_step_stays_within_the_acceleration_and_on_the_straight_line(target, previous, dt):
-    step = within_reach(target, previous, CONFIG.acceleration, dt)
-    for value, before, aim, limit in zip(step, previous, target, CONFIG.acceleration):
-        assert abs(value - before) <= limit * dt + 1e-12
-        assert min(before, aim) - 1e-12 <= value <= max(before, aim) + 1e-12
-
-
 @pytest.mark.parametrize('speed', [1, 20, 1000])
 def test_a_ramp_takes_v_over_a_of_stamped_time_at_any_speed(speed):
     """Copied from test_speed_limiter's idea: not there before v/a, there at v/a."""
@@ -105,6 +84,7 @@ def test_a_ramp_takes_v_over_a_of_stamped_time_at_any_speed(speed):
         now, stamp = now + 0.2 / speed, stamp + PERIOD
         desk.pad = Pad((0.5, 0.0, 0.0), True, False, False, False)
         gate.on_pad(now, desk.pad, stamp)
+        gate.tick(now)
         reached.append(gate.on_command(now, TELEOP, (0.6, 0.0, 0.0), stamp).values[0])
     # 1.5 m/s2 over periods of 0.2 s: 0.3 m/s a period.
     assert reached == pytest.approx([0.3, 0.6, 0.6, 0.6])
@@ -139,7 +119,7 @@ def test_equal_or_missing_stamps_are_limited_by_arrival():
         gate.on_command(now, TELEOP, (0.6, 0.0, 0.0), stamp)
         first = gate.on_command(now + 0.01, TELEOP, (0.6, 0.0, 0.0), stamp)
         second = gate.on_command(now + 0.03, TELEOP, (0.6, 0.0, 0.0), stamp)
-        assert second.values[0] - first.values[0] == pytest.approx(1.5 * 0.02)
+        assert 0 < second.values[0] - first.values[0] <= 1.5 * 0.02
 
 
 def test_a_long_pause_buys_no_more_than_one_period():
@@ -148,6 +128,7 @@ def test_a_long_pause_buys_no_more_than_one_period():
     pad = Pad((1.0, 0, 0), True, False, False, False)
     gate.on_pad(now, pad, stamp)
     gate.on_command(now, TELEOP, ZERO, stamp)
+    gate.on_pad(now + 0.01, pad, stamp + 100 * PERIOD)
     command = gate.on_command(now + 0.01, TELEOP, (0.6, 0.0, 0.0), stamp + 100 * PERIOD)
     assert command.values[0] <= 1.5 * 0.2 + 1e-12
 
@@ -339,7 +320,7 @@ def test_whatever_comes_the_output_is_finite_inside_the_box_and_of_the_right_wid
             assert len(sent.values) == 3
             assert all(
                 low <= value <= high
-                for value, low, high in zip(sent.values, CONFIG.low, CONFIG.high)
+                for value, low, high in zip(sent.values, LIMITS.low, LIMITS.high)
             )
 
 
@@ -362,7 +343,7 @@ def test_a_malformed_command_is_a_latched_fault(command, frame, text):
     desk.hold()
     desk.hold(arm=True)
     assert desk.gate.state is State.FAULT, 'only clear_fault leads out'
-    assert desk.gate.clear_fault()[0] and desk.gate.state is State.DISARMED
+    assert desk.gate.clear_fault(desk.now)[0] and desk.gate.state is State.DISARMED
     desk.run(1.0, policy=(0.5, 0, 0))
     assert desk.gate.state is State.DISARMED, 'cleared is not armed'
     desk.arm()
@@ -370,15 +351,15 @@ def test_a_malformed_command_is_a_latched_fault(command, frame, text):
 
 def test_a_rival_is_a_fault_until_it_is_gone():
     desk = Desk().arm()
-    stop = desk.gate.set_rivals(desk.now, 'cmd_policy', '/policy, /rogue')
+    stop = desk.gate.set_rival(desk.now, 'cmd_policy', '/policy, /rogue')
     assert stop.values == ZERO and desk.gate.state is State.FAULT and '/rogue' in desk.gate.reason
-    assert not desk.gate.clear_fault()[0]
-    desk.gate.set_rivals(desk.now, 'cmd_policy', '')
-    assert desk.gate.clear_fault()[0]
+    assert not desk.gate.clear_fault(desk.now)[0]
+    desk.gate.set_rival(desk.now, 'cmd_policy', '')
+    assert desk.gate.clear_fault(desk.now)[0]
 
 
 def test_there_is_nothing_to_clear_without_a_fault():
-    assert 'no fault' in Desk().gate.clear_fault()[1]
+    assert 'no fault' in Desk().gate.clear_fault(0.0)[1]
 
 
 # ---------------------------------------------------------------------- stamps
@@ -400,14 +381,36 @@ def test_a_clock_that_jumps_back_costs_a_stop_not_a_deaf_gate():
     assert desk.gate.state is State.ACTIVE
 
 
-@given(st.integers(0, 2**62))
+@given(st.integers(51_000_000, 2**62))
 @settings(max_examples=30, deadline=None)
-def test_a_command_from_the_future_grows_old_like_any_other(stamp):
-    assume(stamp != 0)
+def test_a_command_from_the_future_is_refused_and_blocks_nobody(ahead):
     desk = Desk().arm()
-    desk.gate.on_command(desk.now, POLICY, (0.3, 0, 0), desk.stamp + stamp)
-    desk.run(0.5 + 0.6 / 1.5 + 0.1)
-    assert desk.gate.state is State.DISARMED
+    desk.run(0.4, policy=(0.3, 0, 0))
+    assert desk.gate.state is State.ACTIVE
+    assert desk.gate.on_command(desk.now, POLICY, (-0.5, 0, 0), desk.stamp + ahead) is None
+    assert desk.gate.counts['future'] == 1
+    sent = desk.run(1.0, policy=(0.3, 0, 0))
+    assert desk.gate.state is State.ACTIVE, 'those on time are still heard'
+    assert all(command.values[0] > 0 for command in sent)
+
+
+def test_only_commands_from_the_future_are_silence_and_the_reason_says_so():
+    desk = Desk().arm()
+    desk.run(0.4, policy=(0.3, 0, 0))
+    for _ in range(80):
+        desk.gate.on_command(desk.now, POLICY, (0.5, 0, 0), desk.stamp + PERIOD)
+        desk.run(0.02)
+    assert desk.gate.state is State.DISARMED and desk.gate.code is Code.COMMAND_STALE
+    assert 'stamped ahead' in desk.gate.reason
+
+
+def test_a_frame_vouches_for_the_stamps_that_are_copied_from_it():
+    """A camera's clock may be ahead of the pad's; a twin's time may jump."""
+    desk = Desk().arm()
+    later = desk.stamp + 10**12
+    assert desk.gate.on_command(desk.now, POLICY, (0.3, 0, 0), later) is None
+    desk.gate.on_frame(desk.now, later)
+    assert desk.gate.on_command(desk.now, POLICY, (0.3, 0, 0), later).stamp == later
 
 
 def test_own_decisions_are_stamped_with_the_time_that_was_heard():

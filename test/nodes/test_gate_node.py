@@ -63,7 +63,7 @@ class Desk:
 
 @pytest.fixture(scope='module')
 def table(probe, pad, start_shared):
-    start_shared('gate')
+    start_shared('gate', need_camera=False)
     start_shared('teleop')
     desk = Desk(probe, pad)
     probe.until(lambda: probe.velocity() is not None)
@@ -186,7 +186,7 @@ def test_two_live_senders_of_one_name_are_a_fault(desk):
     desk.probe.until(desk.moving)
     second = desk.probe.publisher(TwistStamped, 'cmd_policy', qos.COMMAND_OUT)
     desk.wait_state('FAULT')
-    assert '2 live senders' in desk.reason
+    assert '2 writers' in desk.reason
     desk.probe.node.destroy_publisher(second)
 
 
