@@ -33,11 +33,11 @@ class ArmKinematics:
         self._mujoco, self._model = self.scene.mujoco, model
         names = [room.JOINTS[i].name for i in RIGHT]
         self._dofs = np.array([model.jnt_dofadr[model.joint(name).id] for name in names])
-        self.rest = np.array([room.JOINTS[i].rest for i in RIGHT])
+        self.posture = np.array([room.JOINTS[i].rest for i in RIGHT])
         self.low = np.array([room.JOINTS[i].low for i in RIGHT]) + 0.02
         self.high = np.array([room.JOINTS[i].high for i in RIGHT]) - 0.02
         self._jacobian = np.zeros((6, model.nv))
-        self.joints, self.base = self.rest, np.zeros(3)
+        self.joints, self.base = self.posture, np.zeros(3)
 
     def look(self, state: np.ndarray) -> None:
         """Take a state (33,)."""
@@ -62,6 +62,13 @@ class ArmKinematics:
         site = self.data.site('handle')
         return site.xpos.copy(), site.xmat.reshape(3, 3)[:, 1].copy()
 
+    @property
+    def bearing(self) -> float:
+        """Return where the bar is seen from the base: rad to the left of straight ahead."""
+        place, _ = self.bar
+        angle = np.arctan2(place[1] - self.base[1], place[0] - self.base[0]) - self.base[2]
+        return float(np.arctan2(np.sin(angle), np.cos(angle)))
+
     def rates(self, velocity: np.ndarray, spin: np.ndarray, speed: np.ndarray) -> np.ndarray:
         """
         Return the rates (10,) of waist and right arm that move the grip.
@@ -70,7 +77,7 @@ class ArmKinematics:
         :param speed: (10,) most rad/s of each joint; the vector is shrunk as a whole.
         """
         jacobian = self._jacobian[:, self._dofs]
-        wish = POSTURE * (self.rest - self.joints)
+        wish = POSTURE * (self.posture - self.joints)
         free = np.ones(10)
         for _ in range(3):  # a joint at its end is taken out, the others do its part
             J = jacobian * (EASE * free)
@@ -82,7 +89,7 @@ class ArmKinematics:
                 )
             )
             twist = np.concatenate([velocity, spin])
-            rates = inverse @ (twist - jacobian @ wish * 1.0) + wish
+            rates = inverse @ (twist - jacobian @ wish) + wish
             out = ((self.joints <= self.low) & (rates < 0)) | (
                 (self.joints >= self.high) & (rates > 0)
             )

@@ -76,10 +76,10 @@ class GrabBoxTwin:
         rng, kind = self.rng, self.rng.random(count)
         turned, behind = kind < TURNED, (kind >= TURNED) & (kind < TURNED + BEHIND_ARM)
         base = rng.uniform((-0.03, -0.03, -0.1), (0.03, 0.03, 0.1), (count, 3))
-        aside = rng.uniform(0.45, 0.75, count) * rng.choice((-1, 1), count)
+        aside = rng.uniform(0.8, 1.2, count) * rng.choice((-1, 1), count)
         base[:, 2] += np.where(turned, aside, 0.0)
         place = rng.uniform((0.34, -0.22, -0.5), (0.44, 0.02, 0.5), (count, 3))
-        hidden = rng.uniform((0.34, -0.30, -0.4), (0.42, -0.22, 0.4), (count, 3))
+        hidden = rng.uniform((0.40, -0.36, -0.4), (0.50, -0.26, 0.4), (count, 3))
         place = np.where(behind[:, None], hidden, place)
         start = np.zeros((count, len(self.names)))
         start[:, :19] = self.rest
@@ -100,7 +100,7 @@ class GrabBoxTwin:
             return 'the box is not over the table'
         if abs(np.linalg.norm(state[25:29]) - 1) > 1e-3:
             return 'box_qw, box_qx, box_qy, box_qz are no unit quaternion'
-        return '' if np.abs(state[19:21]).max() < 1 else 'the robot is more than 1 m away'
+        return '' if np.abs(state[19:21]).max() < room.ROAM else 'the robot is outside its room'
 
     # ------------------------------------------------------------------ time
     def step(self, action: np.ndarray) -> None:

@@ -114,9 +114,11 @@ class GrabBoxOperator:
     def _one(self, state: np.ndarray, person: Person) -> tuple[np.ndarray, int]:
         self.kinematics.look(state)
         self._next(state, person)
+        aside = self.kinematics.bearing + 0.3  # turned to what is not before the right arm
+        self.kinematics.posture[0] = np.clip(aside, -1.3, 1.3) if abs(aside) > 0.5 else 0.0
         motion = np.zeros(len(self.limit))
         motion[list(RIGHT)] = self._reach(person)
-        grips = (0.0, 1.0) if person.phase in SHUT else (0.0, 0.0)
+        grips = (state[LEFT_HAND], 1.0 if person.phase in SHUT else 0.0)
         if self.skill == 'play':
             self._fidget(state, person, motion)
             grips = (
@@ -150,6 +152,8 @@ class GrabBoxOperator:
         elif phase == Phase.LOWER and height < 0.012:
             person.goal = place
             self._begin(person, Phase.OPEN)
+        elif phase == Phase.LOWER and height > 0.05 and person.spent > person.patience:
+            self._begin(person, Phase.LOWER)  # elsewhere: a box is not dropped
         elif phase == Phase.PUSH and np.linalg.norm(person.goal - place) < 0.03:
             self._begin(person, Phase.LEAVE)
         elif person.spent > person.patience:
@@ -183,7 +187,9 @@ class GrabBoxOperator:
             person.yaw = rng.uniform(-0.4, 0.8)
         elif phase == Phase.PUSH:
             bar, _ = self.kinematics.bar
-            person.goal = bar + np.append(rng.uniform(-0.10, 0.10, 2), rng.uniform(-0.08, 0.0))
+            inwards = _within(self._in_room(np.array([0.4, -0.1, bar[2]])) - bar, 0.10)
+            inwards[2] = rng.uniform(-0.08, 0.0)
+            person.goal = bar + inwards + np.append(rng.uniform(-0.06, 0.06, 2), 0.0)
             person.yaw = rng.uniform(-0.3, 0.6)
         elif phase == Phase.HOLD:
             person.patience = int(rng.integers(12, 30))
@@ -197,7 +203,7 @@ class GrabBoxOperator:
         c, s = np.cos(base[2]), np.sin(base[2])
         x, y = c * place[0] - s * place[1] + base[0], s * place[0] + c * place[1] + base[1]
         # What is put down has to stay on the table.
-        return np.array([np.clip(x, 0.32, 0.70), np.clip(y, -0.42, 0.42), place[2]])
+        return np.array([np.clip(x, 0.34, 0.65), np.clip(y, -0.35, 0.35), place[2]])
 
     # ------------------------------------------------------------------ how to do it
     def _frame(self, person: Person) -> np.ndarray:
@@ -208,8 +214,8 @@ class GrabBoxOperator:
             bar = np.array([-np.sin(yaw), np.cos(yaw), 0.0])
         elif person.phase in (Phase.OVER, Phase.DOWN):
             _, bar = self.kinematics.bar
-            # A bar has two ends; a right hand is better at pointing to the left.
-            ahead = heading + 0.45
+            # A bar has two ends: the hand comes from the robot, and better from its right.
+            ahead = heading + self.kinematics.bearing + 0.4
             bar = bar * np.sign(bar @ (-np.sin(ahead), np.cos(ahead), 0.0))
             bar = np.array([bar[0], bar[1], 0.0]) / max(np.hypot(bar[0], bar[1]), 1e-6)
             person.yaw = float(np.arctan2(-bar[0], bar[1]) - heading)

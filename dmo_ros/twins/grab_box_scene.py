@@ -16,6 +16,7 @@ from ..core.tasks import Field, TASKS
 
 WIDTH, HEIGHT = 384, 288  # the task's 4:3
 TIMESTEP = 0.002
+ROAM = 1.5  # m that the robot may walk away from where it stands before the table
 PELVIS = 0.78  # m above the floor, standing
 TABLE = 0.72  # m, its top
 TABLE_X, TABLE_SIZE = 0.52, (0.30, 0.55)  # centre and half sizes, m
@@ -70,11 +71,15 @@ def _touch(kind: int) -> str:
 _GHOST = 'contype="0" conaffinity="0"'
 
 
+# A joint's end gives little.
+_STOP = 'solreflimit="0.004 1" solimplimit="0.98 0.999 0.002"'
+
+
 def _joint(name: str, axis: str) -> str:
     field = next(field for field in JOINTS if field.name == name)
     return (
         f'<joint name="{name}" axis="{axis}" range="{field.low} {field.high}" '
-        'armature="0.02" damping="0.1"/>'
+        f'armature="0.02" damping="0.3" {_STOP}/>'
     )
 
 
@@ -91,7 +96,7 @@ def _hand(side: str, sign: int) -> str:
     rows = (-0.027, -0.009, 0.009, 0.027)
     first = ''.join(_capsule(f'0 {y} 0', f'0.045 {y} 0', 0.008, 'skin', bits, 0.012) for y in rows)
     last = ''.join(_capsule(f'0 {y} 0', f'0.033 {y} 0', 0.0075, 'skin', bits, 0.008) for y in rows)
-    hinge = 'armature="0.001" damping="0.02"'
+    hinge = f'armature="0.001" damping="0.03" {_STOP}'
     return f"""
     <body name="{side}_hand_link" pos="0.04 0 0" euler="{-sign * 1.5707963} 0 0" gravcomp="1">
       <geom type="box" pos="0.05 0 0" size="0.045 0.036 0.012" material="dark" {bits} mass="0.3"/>
@@ -153,8 +158,8 @@ def _robot() -> str:
     tilt = 0.83  # rad the head's camera looks down (the vendor's mount of the D435)
     return f"""
     <body name="pelvis" pos="0 0 {PELVIS}" gravcomp="1">
-      <joint name="base_x" type="slide" axis="1 0 0" limited="false"/>
-      <joint name="base_y" type="slide" axis="0 1 0" limited="false"/>
+      <joint name="base_x" type="slide" axis="1 0 0" range="-{ROAM} {ROAM}"/>
+      <joint name="base_y" type="slide" axis="0 1 0" range="-{ROAM} {ROAM}"/>
       <joint name="base_yaw" axis="0 0 1" limited="false" armature="1"/>
       <geom type="box" size="0.07 0.09 0.05" material="dark" {torso} mass="20"/>
       {_capsule('0 0.1 -0.1', '0.02 0.11 -0.4', 0.055, 'shell', _GHOST, 2)}
@@ -182,7 +187,11 @@ def _robot() -> str:
 
 
 def _box() -> str:
-    """Return the box; the handle's far end is tied to it by a `connect`, see :func:`xml`."""
+    """
+    Return the box, 0.4 kg, most of it lying on its floor: it does not topple at a touch.
+
+    The handle's far end is tied to it by a `connect`, see :func:`_ties`.
+    """
     x, y, z = BOX
     solid, bar = _touch(_BOX), f'contype="{_BOX}" conaffinity="0"'
     hinge = 'type="hinge" stiffness="0.25" damping="0.01" armature="0.0002"'
@@ -190,7 +199,9 @@ def _box() -> str:
     return f"""
     <body name="box" pos="{TABLE_X} 0 {TABLE + z}">
       <freejoint name="box"/>
-      <geom type="box" size="{x} {y} {z}" material="card" {solid} mass="0.35"/>
+      <geom type="box" size="{x} {y} {z}" material="card" {solid} mass="0.1"/>
+      <geom type="box" pos="0 0 {-0.75 * z}" size="{x - 0.01} {y - 0.01} 0.01" material="card"
+        {_GHOST} mass="0.3"/>
       <geom type="box" size="{x + 0.0005} 0.022 {z + 0.0005}" material="tape" {_GHOST} mass="0"/>
       <body name="handle_near" pos="0 {-foot} {z}">
         <joint name="handle_swing" axis="0 1 0" range="-1.3 1.3" {hinge}/>
@@ -211,7 +222,12 @@ def _box() -> str:
 
 def _room() -> str:
     bits, (length, width) = _touch(_TABLE), TABLE_SIZE
-    rim = f'material="edge" {bits}'
+    ends, thick, high = ((length, 0), (-length, 0), (0, width), (0, -width)), 0.01, 0.035
+    rims = ''.join(
+        f'<geom type="box" pos="{TABLE_X + x} {y} {TABLE + 0.005}" material="edge" {bits} '
+        f'size="{thick if x else length} {thick if y else width + thick} {high}"/>'
+        for x, y in ends
+    )
     legs = ''.join(
         f'<geom type="box" pos="{TABLE_X + a * (length - 0.04)} {b * (width - 0.04)} '
         f'{TABLE / 2 - 0.02}" size="0.025 0.025 {TABLE / 2 - 0.02}" material="edge" {_GHOST}/>'
@@ -228,10 +244,7 @@ def _room() -> str:
     <geom type="box" pos="-2.4 0 1.5" size="0.05 3 1.5" material="wall" {_GHOST}/>
     <geom name="table" type="box" pos="{TABLE_X} 0 {TABLE - 0.015}"
       size="{length} {width} 0.015" material="wood" {bits}/>
-    <geom type="box" pos="{TABLE_X + length} 0 {TABLE}" size="0.01 {width + 0.01} 0.025" {rim}/>
-    <geom type="box" pos="{TABLE_X - length} 0 {TABLE}" size="0.01 {width + 0.01} 0.025" {rim}/>
-    <geom type="box" pos="{TABLE_X} {width} {TABLE}" size="{length} 0.01 0.025" {rim}/>
-    <geom type="box" pos="{TABLE_X} {-width} {TABLE}" size="{length} 0.01 0.025" {rim}/>{legs}"""
+    {rims}{legs}"""
 
 
 def _servos() -> str:
