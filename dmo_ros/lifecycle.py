@@ -17,7 +17,13 @@ from .graph import environment
 
 FIND = 10.0  # s until the node's services are found
 CHANGE = 60.0  # s a robot may take to stand up
-ACTIONS = ('configure', 'activate', 'deactivate', 'cleanup', 'get')
+# What may be asked for in which state; rclpy does not answer another request at all.
+STEPS = {
+    'configure': 'unconfigured',
+    'activate': 'inactive',
+    'deactivate': 'active',
+    'cleanup': 'inactive',
+}
 
 
 class LifecycleError(RuntimeError):
@@ -41,42 +47,66 @@ def change(
     executor = rclpy.executors.SingleThreadedExecutor(context=context)
     executor.add_node(asker)
     try:
-        done = True
-        if action != 'get':
-            from lifecycle_msgs.msg import Transition
-            from lifecycle_msgs.srv import ChangeState
-
-            number = getattr(Transition, f'TRANSITION_{action.upper()}')
-            request = ChangeState.Request(transition=Transition(id=number))
-            name = f'{node}/change_state'
-            done = _call(asker, executor, ChangeState, name, request, find, patience).success
-        from lifecycle_msgs.srv import GetState
-
-        request = GetState.Request()
-        state = _call(asker, executor, GetState, f'{node}/get_state', request, find, patience)
-        return bool(done), str(state.current_state.label)
+        ask = _Asker(asker, executor, node, find, patience)
+        state = ask.state()
+        if action == 'get':
+            return True, state
+        if state != STEPS[action]:
+            return False, state
+        return ask.change(action), ask.state()
     finally:
         executor.shutdown()
         asker.destroy_node()
         rclpy.try_shutdown(context=context)
 
 
-def _call(
-    asker: Any, executor: Any, kind: Any, name: str, request: Any, find: float, patience: float
-) -> Any:
-    client = asker.create_client(kind, name)
-    if not client.wait_for_service(find):
-        raise LifecycleError(
-            f'nobody serves {name} within {find:g} s; is the graph up, in this ROS_DOMAIN_ID '
-            f'({os.environ.get("ROS_DOMAIN_ID", "0")}), and is the namespace right?'
-        )
-    answer = client.call_async(request)
-    end = time.monotonic() + patience
-    while not answer.done() and time.monotonic() < end:
-        executor.spin_once(timeout_sec=0.05)
-    if not answer.done():
-        raise LifecycleError(f'{name} did not answer within {patience:g} s; look at its output')
-    return answer.result()
+class _Asker:
+    """Call one node's lifecycle services."""
+
+    def __init__(self, asker: Any, executor: Any, node: str, find: float, patience: float) -> None:
+        self.asker, self.executor, self.node = asker, executor, node
+        self.find, self.patience = find, patience
+
+    def state(self) -> str:
+        """Return the name of the node's state."""
+        from lifecycle_msgs.srv import GetState
+
+        answer = self._call(GetState, 'get_state', GetState.Request())
+        return str(answer.current_state.label)
+
+    def change(self, action: str) -> bool:
+        """Ask for a transition; tell whether the node made it."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        number = getattr(Transition, f'TRANSITION_{action.upper()}')
+        request = ChangeState.Request(transition=Transition(id=number))
+        return bool(self._call(ChangeState, 'change_state', request).success)
+
+    def _call(self, kind: Any, service: str, request: Any) -> Any:
+        name = f'{self.node}/{service}'
+        client = self.asker.create_client(kind, name)
+        if not client.wait_for_service(self.find):
+            raise LifecycleError(
+                f'nobody serves {name} within {self.find:g} s; is the graph up, in this '
+                f'ROS_DOMAIN_ID ({os.environ.get("ROS_DOMAIN_ID", "0")}), and is the namespace '
+                'right?'
+            )
+        answer = client.call_async(request)
+        end = time.monotonic() + self.patience
+        while not answer.done() and time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.05)
+        if not answer.done():
+            raise LifecycleError(
+                f'{name} did not answer within {self.patience:g} s; look at its output'
+            )
+        return answer.result()
+
+
+def _why(action: str, state: str) -> str:
+    if state != STEPS[action]:
+        return f'; {action} is for a node that is {STEPS[action]}'
+    return f'; {action} was refused, its output says why'
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -87,11 +117,10 @@ def main(words: Sequence[str] | None = None) -> int:
         prog='dmo lifecycle', description='Lead a lifecycle node (policy, a bridge) on a step.'
     )
     parser.add_argument('node', help='as go2_bridge, or /lab/go2_bridge')
-    parser.add_argument('action', choices=ACTIONS)
+    parser.add_argument('action', choices=(*STEPS, 'get'))
     given = parser.parse_args(words)
     done, state = change(given.node, given.action)
-    refused = '' if done else f' {given.action} was refused; its output says why.'
-    print(f'{given.node} is {state}.{refused}')
+    print(f'{given.node} is {state}{"" if done else _why(given.action, state)}')
     return 0 if done else 1
 
 

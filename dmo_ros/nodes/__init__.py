@@ -42,7 +42,7 @@ def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         node.get_logger().info(READY)
-        executor.spin()
+        _spin(executor, node)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     except Finished as end:
@@ -58,6 +58,20 @@ def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _spin(executor: Any, node: Any) -> None:
+    """Spin, and survive a lifecycle transition that somebody asked for at the wrong time."""
+    from rclpy._rclpy_pybind11 import RCLError
+
+    while True:
+        try:
+            executor.spin()
+            return
+        except RCLError as error:  # rclpy raises it in the service's callback
+            if 'transition' not in str(error):
+                raise
+            node.get_logger().error('a transition was asked for that this state does not have')
 
 
 def _follow_parent() -> None:
