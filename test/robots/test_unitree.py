@@ -5,6 +5,7 @@ One process has one DDS domain; what needs another one runs in a process of its 
 """
 
 from functools import partial
+import importlib.util
 import os
 from pathlib import Path
 import random
@@ -227,9 +228,9 @@ print(sorted(n for n in sys.modules if n.split('.')[0] in ('unitree_sdk2py', 'cy
 
 @pytest.mark.parametrize('missing', ['unitree_sdk2py', 'cyclonedds'])
 def test_a_missing_library_is_one_sentence_with_the_command(missing, monkeypatch):
-    find = unitree.importlib.util.find_spec
+    find = importlib.util.find_spec
     monkeypatch.setattr(
-        unitree.importlib.util, 'find_spec', lambda name: None if name == missing else find(name)
+        importlib.util, 'find_spec', lambda name: None if name == missing else find(name)
     )
     with pytest.raises(RobotError, match=r"pip install 'dmo_ros\[go2\]'") as caught:
         unitree.sdk.__wrapped__()
