@@ -103,7 +103,8 @@ class Stack:
     """
     A task's graph.
 
-    ``launch`` names its launch file.  ``check`` refuses arguments that do not go together;
+    ``launch`` names its launch file, ``scripted`` a config file that is read last when a scripted
+    person drives.  ``check`` refuses arguments that do not go together;
     ``derive`` adds values that nodes' parameters may name and nobody gives.
     """
 
@@ -115,7 +116,7 @@ class Stack:
     config: str
     check: Callable[[Stack, Mapping[str, Any]], None]
     derive: Callable[[Stack, Mapping[str, Any]], dict[str, Any]]
-    recorded: tuple[str, ...] = ()
+    scripted: str = ''
 
     def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all arguments with defaults filled in; StackError names a wrong one."""
@@ -170,6 +171,8 @@ class Stack:
         names = [self.config]
         if values.get('pad'):
             names.append(f'joy_{values["pad"]}.yaml')
+        if self.scripted and values['operator'] != 'none':
+            names.append(self.scripted)
         return tuple(share('config', name) for name in names)
 
 

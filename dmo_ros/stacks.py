@@ -127,7 +127,9 @@ class PlayStack(Stack):
         return stack.resolve(passed, parameters)
 
 
-def _stack(task: str, launch: str, description: str, bridge: str, *more: Argument) -> Stack:
+def _stack(
+    task: str, launch: str, description: str, bridge: str, *more: Argument, scripted: str = ''
+) -> Stack:
     own = {argument.name: f'{{{argument.name}}}' for argument in more}
     return Stack(
         task=task,
@@ -135,6 +137,7 @@ def _stack(task: str, launch: str, description: str, bridge: str, *more: Argumen
         description=description,
         arguments=(ROBOT, *REAL, *more, *COMMON),
         config=f'{task}.yaml',
+        scripted=scripted,
         nodes=_nodes(bridge, own),
         check=check,
         derive=derive,
@@ -177,7 +180,12 @@ STACKS: dict[str, Stack] = {
         'push_cube', 'go2_push_cube', 'a Unitree Go2 pushes a cube into a goal', 'go2_bridge'
     ),
     'grab_box': _stack(
-        'grab_box', 'g1_grab_box', 'a Unitree G1 takes a box by its handle', 'g1_bridge', *G1
+        'grab_box',
+        'g1_grab_box',
+        'a Unitree G1 takes a box by its handle',
+        'g1_bridge',
+        *G1,
+        scripted='grab_box_operator.yaml',
     ),
 }
 RECORD_PLAY = PlayStack(

@@ -7,6 +7,8 @@ import sys
 import types
 import xml.etree.ElementTree as ElementTree
 
+from dmo_ros.arguments import ARGUMENTS
+from dmo_ros.core.tasks import get_task
 from dmo_ros.core.topics import RECORDED
 from dmo_ros.stacks import GRAPHS, plain
 import pytest
@@ -60,6 +62,28 @@ def test_ros_reads_the_file_and_the_values_reach_the_node(path, namespace):
         assert set(node._parameter_overrides) == set(keys(tree['ros__parameters']))
         node.destroy_node()
         rclpy.shutdown(context=context)
+
+
+def merged(process):
+    """Return the pad map that a process ends up with: later files win."""
+    from dmo_ros.core.intent import PadMap
+
+    found = {}
+    for path in process.config:
+        tree = yaml.safe_load(path.read_text()).get(f'/**/{process.name}', {})
+        found |= tree.get('ros__parameters', {}).get('pad', {})
+    return PadMap(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+
+
+@pytest.mark.parametrize('task', [name for name in GRAPHS if name != 'record_play'])
+@pytest.mark.parametrize('pad', next(a.choices for a in ARGUMENTS if a.name == 'pad'))
+@pytest.mark.parametrize('operator', ['none', 'play'])
+def test_everybody_who_reads_the_pad_reads_it_alike_and_it_fits_the_task(task, pad, operator):
+    given = {'pad': pad, 'operator': operator}
+    readers = [p for p in GRAPHS[task].resolve(given) if p.name in ('teleop', 'gate', 'operator')]
+    maps = [merged(process) for process in readers]
+    assert len(maps) == 2 + (operator != 'none') and all(found == maps[0] for found in maps)
+    maps[0].check(get_task(task))
 
 
 def test_the_profile_makes_room_for_large_images():
@@ -172,7 +196,6 @@ def test_a_layout_shows_panels_it_has_and_topics_that_are_recorded(path):
 @pytest.mark.ros
 @pytest.mark.parametrize('path', LAYOUTS, ids=lambda path: path.name)
 def test_what_a_layout_plots_is_in_the_messages(path):
-    from dmo_ros.core.tasks import get_task
     from dmo_ros.msg import IntentLabel, PolicyStatus
     from dmo_ros.nodes.convert import command_type
     from nav_msgs.msg import Odometry

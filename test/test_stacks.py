@@ -166,6 +166,15 @@ def test_a_domain_that_is_no_number_is_named(monkeypatch):
         get_stack('push_cube').resolve({'robot': 'real', 'interface': 'eth0'})
 
 
+def test_a_scripted_person_has_an_axis_for_every_field_and_a_real_one_has_a_pad():
+    names = {
+        operator: [path.name for path in processes('grab_box', operator=operator)['gate'].config]
+        for operator in ('none', 'play')
+    }
+    assert names['none'] == ['grab_box.yaml', 'joy_xbox.yaml']
+    assert names['play'] == [*names['none'], 'grab_box_operator.yaml']
+
+
 def test_a_twin_speaks_to_nobody_outside():
     with pytest.raises(StackError, match='robot:=real'):
         get_stack('push_cube').resolve({'interface': 'eth0'})
