@@ -57,6 +57,9 @@ class PadMap:
         (-1,), 'axes that are triggers and give 0 (let go) to 1 (pressed); [-1]: none'
     )
     trigger_rest: float = _described(1.0, 'what a trigger that is let go reports, 1.0 or -1.0')
+    renumber: tuple[int, ...] = _described(
+        (-1,), "the pad's own axis for each axis of an Xbox pad (-1: it has none); [-1]: the same"
+    )
 
     def __post_init__(self) -> None:
         self._check_axes('axes', self.axes, self.signs, self.fields)
@@ -75,6 +78,13 @@ class PadMap:
         if abs(self.trigger_rest) != 1.0:
             raise PadError(f'a trigger rests at 1.0 or -1.0, not at {self.trigger_rest}')
         self._check_buttons()
+        used = (*self.axes, *(self.shift_axes if self.layered else ()))
+        if self.renumber != (-1,) and any(
+            axis >= len(self.renumber) or self.renumber[axis] < 0 for axis in used
+        ):
+            raise PadError(
+                f'the pad map drives with the axes {used}, but has {self.renumber} only'
+            )
 
     def _check_axes(
         self, what: str, axes: tuple[int, ...], signs: tuple[float, ...], fields: tuple[str, ...]
@@ -110,7 +120,13 @@ class PadMap:
     def size(self) -> tuple[int, int]:
         """How many axes and buttons a pad must have for this map."""
         buttons = self.deadman, self.intent, self.milestone, self.arm, self.turbo, self.shift
-        return 1 + max(*self.axes, *self.shift_axes), 1 + max(buttons)
+        axes = 1 + max(*self.axes, *self.shift_axes)
+        own = max(self.renumber[:axes]) + 1 if self.renumber != (-1,) else axes
+        return own, 1 + max(buttons)
+
+    def own(self, axis: int) -> int:
+        """Return the number that the pad itself gives an axis."""
+        return axis if self.renumber == (-1,) else self.renumber[axis]
 
     def names(self, spec: TaskSpec, shifted: bool = False) -> tuple[str, ...]:
         """Return the action field of each axis of a layer."""
@@ -186,7 +202,7 @@ def read_pad(axes: Sequence[float], buttons: Sequence[int], pad: PadMap) -> Pad:
 
     shifted = held(pad.shift)
     layer = (pad.shift_axes, pad.shift_signs) if shifted else (pad.axes, pad.signs)
-    stick = tuple(sign * _axis(axes[axis], axis, pad) for axis, sign in zip(*layer))
+    stick = tuple(sign * _axis(axes[pad.own(axis)], axis, pad) for axis, sign in zip(*layer))
     if not all(map(math.isfinite, stick)):
         raise PadError('an axis of the pad is not finite; the message is ignored')
     stick = tuple(min(1.0, max(-1.0, value)) for value in stick)

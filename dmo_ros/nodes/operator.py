@@ -121,12 +121,14 @@ class OperatorNode(Node):
         self, deadman: bool, stick: np.ndarray | None = None, label: int = PLAY, arm: bool = False
     ) -> Joy:
         pad = self.config.pad
-        axes = [0.0] * (1 + max(pad.axes))
+        axes = [0.0] * pad.size[0]
         for axis, sign, value in zip(
             pad.axes, pad.signs, np.zeros(len(self.limit)) if stick is None else stick
         ):
-            axes[axis] = sign * float(value)
-        buttons = [0] * (1 + max(pad.deadman, pad.intent, pad.milestone, pad.arm))
+            axes[pad.own(axis)] = sign * float(value)
+        buttons = [0] * pad.size[1]
+        if pad.turbo >= 0:
+            buttons[pad.turbo] = 1  # at full speed the stick means what it says
         buttons[pad.deadman] = int(deadman)
         buttons[pad.arm] = int(arm)
         buttons[pad.intent] = int(label == INTENT)
