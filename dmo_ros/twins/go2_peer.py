@@ -48,7 +48,7 @@ class Go2Peer:
         lockstep: bool = False,
         firmware: Firmware | None = None,
     ) -> None:
-        self.twin, self.domain = twin, twin_dds_domain(ros_domain)
+        self.twin, self.domain, self.lockstep = twin, twin_dds_domain(ros_domain), lockstep
         self.firmware = firmware or (Firmware(1013, lockstep=True) if lockstep else Firmware())
         self.faults = unitree.LinkFaults()
         self.frozen = self.silent = False
@@ -60,7 +60,8 @@ class Go2Peer:
         self._picture: np.ndarray | None = None
         self._jpeg: bytes = b''
         self._stamp = 0.0
-        self._ended = threading.Event()
+        self._ended = False
+        self._wake = threading.Event()
         self._kit: Any = None
         self._services: dict[str, unitree.Service] = {}
         self._out: dict[str, unitree.Publication] = {}
@@ -102,6 +103,8 @@ class Go2Peer:
             self.twin.advance(np.array([velocity]), duration)
         with self._lock:
             self.odometry.update(seconds)
+        if self.lockstep:
+            self._wake.set()  # there, a frame and the state belong together
 
     def show(self, picture: np.ndarray) -> None:
         """Keep the picture for the next request of the camera's."""
@@ -116,7 +119,8 @@ class Go2Peer:
 
     def stop(self) -> None:
         """End all threads and close all topics; idempotent."""
-        self._ended.set()
+        self._ended = True
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
         for service in self._services.values():
@@ -173,20 +177,21 @@ class Go2Peer:
 
     # ------------------------------------------------------------------ state
     def _tell(self) -> None:
-        """Publish the state at a steady rate; in lockstep too, while the robot's time waits."""
-        turn = 0
-        low_every = round(STATE_HZ / LOW_HZ)
-        due = time.monotonic()
-        while not self._ended.wait(max(0.0, due - time.monotonic())):
-            due = max(due + 1.0 / STATE_HZ, time.monotonic() - 0.1)
+        """Publish the state at a steady rate; in lockstep after each step as well."""
+        turn, low_due = 0, 0.0
+        while not self._ended:
             if not self.silent:
                 self._publish('sportmodestate', turn, self._state)
-                if turn % low_every == 0:
-                    self._publish('lowstate', turn // low_every, self._low_state)
+                if time.monotonic() >= low_due:
+                    low_due = time.monotonic() + 1.0 / LOW_HZ
+                    self._publish('lowstate', turn, self._low_state)
             turn += 1
+            self._wake.wait(1.0 / STATE_HZ)
+            self._wake.clear()
 
     def _publish(self, name: str, turn: int, make: Callable[[], Any]) -> None:
-        names = (name, f'lf/{name}') if turn % LF_EVERY == 0 else (name,)
+        low_frequency = self.lockstep or turn % LF_EVERY == 0
+        names = (name, f'lf/{name}') if low_frequency else (name,)
         wanted = [self._out[name] for name in names if self._out[name].matched]
         if wanted:
             sample = make()

@@ -183,3 +183,14 @@ def test_odometry_follows_the_legs_through_a_curve():
     )
     assert (x, y) == pytest.approx(back, abs=1e-9)
     assert odometry.twist == pytest.approx((0.5, 0.1, 0.8), abs=1e-6)
+
+
+def test_in_lockstep_every_step_is_told(peer, client):
+    kit = unitree.sdk()
+    full = unitree.Subscription('rt/lf/sportmodestate', kit.go.SportModeState_)
+    until(lambda: full.count > 0)
+    for number in range(1, 6):
+        send(peer, client, 0.5, 0.0, 0.0)
+        peer.advance(0.2)
+        until(lambda x=0.1 * number: full.sample.position[0] == pytest.approx(x, abs=1e-6))
+    full.close()
