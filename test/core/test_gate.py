@@ -13,6 +13,7 @@ from dmo_ros.core.intent import Pad
 from dmo_ros.core.tasks import get_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 CONFIG = GateConfig.of(get_task('push_cube'))  # 5 Hz; 1.5 m/s2, 1.5 m/s2, 3 rad/s2
@@ -421,3 +422,225 @@ def test_own_decisions_are_stamped_with_the_time_that_was_heard():
     stop = desk.run(0.3)[-1]
     assert stop.values == ZERO
     assert heard <= stop.stamp <= heard + (desk.now - began) * 1e9
+
+
+# ---------------------------------------------------------------------- surroundings
+
+
+class Rig(Desk):
+    """A desk whose gate needs a bridge and a camera; both speak unless told otherwise."""
+
+    def __init__(self):
+        super().__init__(GateConfig.of(get_task('push_cube'), need_bridge=True, need_camera=True))
+        self.bridge, self.camera = (True, ''), True
+
+    def run(self, seconds, policy=None, every=0.2):
+        out = []
+        for _ in range(round(seconds / 0.02)):
+            if self.bridge is not None:
+                ok, reason = self.bridge
+                out.append(self.gate.on_health(self.now + 0.01, ok, not ok, reason))
+            if self.camera:
+                self.gate.on_frame(self.now + 0.01, self.stamp)
+            out += super().run(0.02, policy, every)
+        return [command for command in out if command is not None]
+
+
+def test_arming_needs_bridge_and_camera_and_names_them():
+    for harm, text in (
+        ({'bridge': None}, 'no bridge/status has come'),
+        ({'bridge': (False, 'the robot lies')}, 'bridge: the robot lies'),
+        ({'camera': False}, 'no picture'),
+    ):
+        rig = Rig()
+        vars(rig).update(harm)
+        with pytest.raises(AssertionError, match=text):
+            rig.arm()
+        assert rig.gate.code is Code.NOT_ARMED
+
+
+@pytest.mark.parametrize(
+    'bridge, code', [((False, 'link lost'), Code.BRIDGE_FAULT), (None, Code.BRIDGE_SILENT)]
+)
+def test_a_bridge_that_fails_or_falls_silent_is_a_latched_fault(bridge, code):
+    rig = Rig().arm()
+    rig.run(1.0, policy=(0.5, 0, 0))
+    assert rig.gate.state is State.ACTIVE
+    rig.bridge = bridge
+    rig.run(0.6, policy=(0.5, 0, 0))
+    assert rig.gate.state is State.FAULT and rig.gate.code is code
+    assert not rig.gate.clear_fault(rig.now)[0], 'its cause is still there'
+    rig.bridge = (True, '')
+    rig.run(0.5, policy=(0.5, 0, 0))
+    assert rig.gate.state is State.FAULT and not any(rig.sent[-1].values)
+    assert rig.gate.clear_fault(rig.now)[0]
+
+
+def test_a_blind_policy_is_braked_and_a_seeing_person_drives_on():
+    rig = Rig().arm()
+    rig.run(1.0, policy=(0.5, 0, 0))
+    rig.camera = False
+    rig.run(1.2, policy=(0.5, 0, 0))
+    assert rig.gate.state is State.DISARMED and rig.gate.code is Code.CAMERA_STALE
+    assert rig.reasons()[-2:] == [('ACTIVE', 'STOPPING'), ('STOPPING', 'DISARMED')]
+    rig.camera = True
+    rig.arm()
+    rig.camera = False
+    rig.hold(stick=(0.3, 0.0, 0.0))
+    rig.run(1.0)
+    assert rig.gate.state is State.ACTIVE
+
+
+def test_the_emergency_stop_latches_from_any_state():
+    desk = Desk()
+    desk.run(0.1)
+    desk.gate.on_estop(desk.now, False)
+    assert desk.gate.state is State.DISARMED
+    desk.gate.on_estop(desk.now, True)
+    assert desk.gate.state is State.FAULT and desk.gate.code is Code.ESTOP
+    assert not desk.gate.clear_fault(desk.now)[0]
+    desk.gate.on_estop(desk.now, False)
+    assert desk.gate.state is State.FAULT, 'to release it is not to clear it'
+    assert desk.gate.clear_fault(desk.now)[0]
+    desk.arm()
+    desk.run(1.0, policy=(0.6, 0, 0))
+    assert desk.gate.estop(desk.now).values == ZERO
+    assert desk.gate.state is State.FAULT
+    desk.run(1.0, policy=(0.6, 0, 0))
+    assert not any(desk.sent[-1].values)
+    assert desk.gate.clear_fault(desk.now)[0] and desk.gate.state is State.DISARMED
+
+
+def test_a_gate_that_was_held_up_does_not_believe_the_queue():
+    desk = Desk().arm()
+    desk.run(1.0, policy=(0.6, 0, 0))
+    desk.now += 0.3
+    held = Pad(ZERO, True, False, False, True)
+    stop = desk.gate.on_pad(desk.now, held, desk.stamp)
+    assert stop.values == ZERO and desk.gate.code is Code.GATE_HELD_UP
+    for _ in range(20):  # what was queued
+        desk.stamp += 20_000_000
+        desk.gate.on_pad(desk.now, held, desk.stamp)
+        assert desk.gate.on_command(desk.now, POLICY, (0.6, 0, 0), desk.stamp) is None
+    assert desk.gate.state is State.DISARMED
+    assert desk.gate.tick(desk.now).values == ZERO
+
+
+def test_a_rival_while_nothing_moves_forbids_to_arm_and_is_no_fault():
+    """A respawned policy beside its ghost: for a second it looks like two."""
+    desk = Desk()
+    desk.gate.set_rival(desk.now, 'cmd_policy', 'cmd_policy has 2 writers')
+    with pytest.raises(AssertionError, match='2 writers'):
+        desk.arm()
+    assert desk.gate.state is State.DISARMED
+    desk.gate.set_rival(desk.now, 'cmd_policy', '')
+    desk.arm()
+
+
+def test_every_stop_has_a_code_of_its_own():
+    desk = Desk().arm()
+    desk.gate.on_command(desk.now, POLICY, (math.nan, 0, 0), desk.stamp)
+    assert desk.gate.code is Code.NOT_FINITE
+    desk.gate.clear_fault(desk.now)
+    assert desk.gate.code is Code.FAULT_CLEARED
+    desk.arm()
+    assert desk.gate.code is Code.ARMED
+    desk.hold(deadman=False)
+    assert desk.gate.code is Code.DEADMAN_RELEASED
+
+
+# ---------------------------------------------------------------------- a whole body
+BODY = get_task('grab_box')
+LOW, HIGH = (np.array([getattr(f, side) for f in BODY.actions]) for side in ('low', 'high'))
+REST = np.array([field.rest for field in BODY.actions])
+WALK = np.array([field.is_velocity for field in BODY.actions])
+
+
+class Body(Desk):
+    """A gate before a G1, which says where it is."""
+
+    def __init__(self, posture=REST):
+        super().__init__(GateConfig.of(BODY))
+        self.pad = Pad((0.0,) * 22, False, False, False, False)
+        self.teleop, self.posture = tuple(REST), posture
+
+    def hold(self, deadman=True, stick=0.0, arm=False):
+        self.pad = Pad((stick,) + (0.0,) * 21, deadman, False, False, arm)
+        return self.run(0.1)
+
+    def run(self, seconds, policy=None, every=0.1):
+        out = []
+        for _ in range(round(seconds / 0.02)):
+            if self.posture is not None:
+                self.gate.on_posture(self.now, self.posture, self.stamp)
+            out += super().run(0.02, policy, every)
+        return out
+
+
+def test_nothing_is_sent_before_the_posture_is_known():
+    body = Body(posture=None)
+    assert body.run(0.5, policy=tuple(HIGH)) == []
+    assert body.gate.on_command(body.now, POLICY, (math.nan,) * 22, body.stamp) is None
+    assert body.gate.state is State.FAULT
+    body.gate.clear_fault(body.now)
+    with pytest.raises(AssertionError, match='posture of the robot is not known'):
+        body.arm()
+    body.posture = REST
+    np.testing.assert_allclose(body.run(0.1)[-1].values, REST)
+
+
+def test_arming_holds_where_the_robot_is_and_not_where_it_was():
+    body = Body()
+    body.run(0.5)
+    body.posture = REST + 0.05 * ~WALK * (REST < HIGH - 0.05)
+    np.testing.assert_allclose(body.run(0.1)[-1].values, REST)
+    body.arm()
+    np.testing.assert_allclose(body.run(0.1)[-1].values, body.posture)
+
+
+def test_a_halt_stops_the_legs_and_holds_the_arms():
+    body = Body().arm()
+    target = np.where(WALK, 0.3, 0.5 * (REST + HIGH))
+    moving = body.run(0.5, policy=tuple(target))[-1]
+    assert np.array(moving.values)[WALK].min() > 0.2
+    body.pad = Pad((0.0,) * 22, False, False, False, False)
+    stop = body.gate.on_pad(body.now, body.pad, body.stamp)
+    np.testing.assert_array_equal(stop.values, np.where(WALK, 0.0, moving.values))
+    later = body.run(1.0, policy=tuple(target))
+    assert {command.values for command in later} == {stop.values}
+
+
+def test_a_silent_policy_lets_the_arms_come_to_rest_within_the_limits():
+    body = Body().arm()
+    body.run(0.6, policy=tuple(np.where(WALK, 0.3, HIGH)))
+    sent = np.array(values(body.run(1.5)))
+    assert body.gate.state is State.DISARMED and body.gate.code is Code.COMMAND_STALE
+    speed = np.abs(np.diff(sent, axis=0)[:, ~WALK]) / 0.02
+    assert (speed <= np.array(BODY.limits.speed)[~WALK] * 1.001).all()
+    assert not speed[-10:].any() and not sent[-1][WALK].any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_whatever_a_body_is_told_it_is_sent_what_its_range_and_speed_allow(seed):
+    rng = np.random.default_rng(seed)
+    body = Body().arm()
+    sent = [command.values for command in body.run(0.02)]
+    for _ in range(20):
+        sent += values(body.run(0.1, policy=tuple(rng.uniform(3 * LOW - 1, 3 * HIGH + 1))))
+    sent = np.array(sent)
+    assert np.isfinite(sent).all() and (sent >= LOW).all() and (sent <= HIGH).all()
+    step = np.abs(np.diff(sent, axis=0))
+    bound = np.where(WALK, BODY.limits.acceleration, BODY.limits.speed)
+    assert (step <= bound * BODY.period * 1.001).all()
+
+
+def test_after_a_jump_in_time_the_body_is_where_it_says():
+    """A twin that begins anew: its arms are at rest, not where they were sent before."""
+    body = Body().arm()
+    body.run(1.0, policy=tuple(np.where(WALK, 0.0, 0.8 * HIGH)))
+    assert body.gate.state is State.ACTIVE
+    assert np.abs(np.array(body.sent[-1].values) - REST).max() > 0.5
+    body.stamp += 10 * 100_000_000
+    sent = body.run(0.3, policy=tuple(REST))
+    np.testing.assert_allclose(sent[-1].values, REST)
