@@ -69,7 +69,7 @@ class FlexivArm:
         self._looked = -math.inf
         self._link = 'the arm is not connected'
         self._watch = threading.Lock()  # the snapshot and what follows from it
-        self._hands = threading.Lock()  # one blocking call at a time
+        self._hands = threading.Lock()  # one blocking call at a time; states may cease meanwhile
         self._stopper: threading.Thread | None = None
 
     # ------------------------------------------------------------------ to where it obeys
@@ -83,8 +83,8 @@ class FlexivArm:
         snapshot = self._first()
         if snapshot.fault:
             raise RobotError(
-                f'the arm has a fault ({snapshot.status}); find its cause on the teach pendant, '
-                'clear it there or with clear_fault, and configure again'
+                f'{self.latched}; find its cause on the teach pendant, clear it there, and '
+                'configure again'
             )
         self._make_ready()
 
@@ -251,6 +251,8 @@ class FlexivArm:
         if self._stopper is not None:
             self._stopper.join(1.0)
         self.arm.close()
+        if self._stopper is not None:
+            self._stopper.join(1.0)
 
     def _tool(self, snapshot: Snapshot) -> Pair:
         return self.config.workspace.to_task((snapshot.pose[0], snapshot.pose[1]))
@@ -275,7 +277,7 @@ class FlexivArm:
         if snapshot.connected and not snapshot.estop_released:
             return 'the emergency stop was pressed'
         if snapshot.fault:
-            return f'the arm has a fault ({snapshot.status})'
+            return f'the arm has a fault ({" ".join((snapshot.status, snapshot.event)).strip()})'
         if self.engaged and force > self.config.contact_force:
             return f'contact of {force:.0f} N, more than {self.config.contact_force:g} N'
         if self.engaged and torque > self.config.contact_torque:
@@ -296,7 +298,7 @@ class FlexivArm:
             return self._link or 'no state from the arm yet'
         if self.latched:
             return f'{self.latched}; call clear_fault when it is safe'
-        if silence := self._silence(snapshot) or self._link:
+        if not self._hands.locked() and (silence := self._silence(snapshot) or self._link):
             return silence
         if snapshot.reduced or snapshot.recovery or not snapshot.operational:
             return f'the arm is not operational: {snapshot.status}'

@@ -80,6 +80,7 @@ class Snapshot:
     q: tuple[float, ...]  # (n,)
     stamp: float
     arrived: float
+    event: str = ''  # what the arm's log said last, while it has a fault
 
 
 class Arm(Protocol):
@@ -270,7 +271,12 @@ class RdkArm:
             q=tuple(states.q),
             stamp=stamp,
             arrived=self._arrived,
+            event=self._event() if robot.fault() else '',
         )
+
+    def _event(self) -> str:
+        events = self.robot.event_log()
+        return str(events[-1].description) if events else ''  # 2.0 cannot read its timestamp
 
     # ------------------------------------------------------------------ the two generations
     def _group(self) -> tuple[Any, ...]:

@@ -50,7 +50,8 @@ class Worker:
         self.moving = False  # in the mode that takes targets
         self.heard = clock()
         self.silent = False
-        self.busy: threading.Thread | None = None
+        self.busy = ''  # with which verb
+        self.thread: threading.Thread | None = None
 
     def hear(self, message: dict[str, Any]) -> None:
         """Obey one line."""
@@ -70,24 +71,27 @@ class Worker:
 
     def _begin(self, number: int, verb: str, args: dict[str, Any]) -> None:
         """Start a call that may block; there is one at a time, but Stop() never waits for it."""
-        if self.busy is not None and self.busy.is_alive() and verb != 'stop':
-            self.out({'id': number, 'error': 'the worker is still busy with another call'})
+        if self.busy and verb != 'stop':
+            self.out({'id': number, 'error': f'the worker is still busy with {self.busy!r}'})
             return
-        self.busy = threading.Thread(target=self._do, args=(number, verb, args), daemon=True)
-        self.busy.start()
+        self.busy = verb
+        self.thread = threading.Thread(target=self._do, args=(number, verb, args), daemon=True)
+        self.thread.start()
 
     def _do(self, number: int, verb: str, args: dict[str, Any]) -> None:
         reply: dict[str, Any] = {'id': number}
         try:
             if verb == 'enter':
                 self.arm.enter(Setup(**args))
-                self.silent = False
-            self.moving = verb == 'enter'
+                self.silent, self.heard = False, self.clock()  # it may have held Python's lock
+            self.moving = verb == self.busy == 'enter'  # unless a stop came meanwhile
             if verb in ('open', 'enable', 'stop', 'clear_fault'):
                 reply['result'] = getattr(self.arm, verb)(**args)
         except RobotError as error:
             reply['error'] = str(error)
         self.tell()  # first, so that whoever waits for the answer sees what it changed
+        if self.busy == verb:
+            self.busy = ''
         self.out(reply)
 
     def tell(self) -> None:
@@ -159,7 +163,8 @@ def _loop(worker: Worker, stdin: int) -> None:
         if worker.clock() >= due:
             worker.tell()
             due = max(due + PERIOD, worker.clock())
-        worker.watch()
+        if not selector.select(0):  # silence is judged when all that was said has been heard
+            worker.watch()
 
 
 class WorkerArm:

@@ -178,6 +178,7 @@ class FlexivPeer:
             'wrench': list(arm.wrench),
             'torques': list(arm.torques),
             'q': list(Q_READY),
+            'events': [f'a {arm.fault} fault was switched on'] if arm.fault else [],
             'stamp': self._stamp,
             'epoch': self._epoch,
         }

@@ -26,6 +26,7 @@ from .flexiv_types import (
     NrtCartesianCmd19,
     NrtCartesianCmd20,
     OperationalStatus,
+    RobotEvent,
     RobotInfo,
     RobotStates19,
     RobotStates20,
@@ -37,6 +38,7 @@ Address = tuple[str, int]
 SEARCH = 3.2  # s, after which a robot that is not there is given up (measured: 3.1 to 3.2)
 SILENCE = 1.0  # s without a state, after which the connection counts as lost
 ANSWER = 40.0  # s; the longest blocking call is ClearFault's 30
+LOST = 3.0  # s of silence after which a call is given up
 MODELS = ('Rizon4', 'Rizon4s', 'Rizon10', 'Rizon10s')
 
 
@@ -102,12 +104,15 @@ class _Link:
             self._count += 1
             number = self._count
         self.post({'call': call, 'id': number, 'args': args})
+        until = time.monotonic() + patience
         with self.changed:
-            done = self.changed.wait_for(
-                lambda: number in self._answers or not self.open, patience
-            )
+            alive = max(self.heard, time.monotonic())
+            while number not in self._answers and self.open:
+                if time.monotonic() > min(until, max(self.heard, alive) + LOST):
+                    break
+                self.changed.wait(0.1)
             answer = self._answers.pop(number, None)
-        if not done or answer is None:
+        if answer is None:
             raise RuntimeError('Failed to deliver the request to the connected robot')
         if 'error' in answer:
             kind = ValueError if answer['error'] == 'ValueError' else RuntimeError
@@ -203,8 +208,12 @@ class _Robot:
     def enabling_button_pressed(self) -> bool:
         return bool(self._now('enabling_button'))
 
-    def event_log(self) -> list[Any]:
-        return []
+    def event_log(self) -> list[RobotEvent]:
+        events = []
+        for text in self._now('events', ()):
+            events.append(RobotEvent())
+            events[-1].description = text
+        return events
 
     def _now(self, name: str, without: Any = 0) -> Any:
         return self._link.state.get(name, without)
@@ -409,6 +418,7 @@ def make_module(generation: str, address: Address, search: float = SEARCH) -> An
         'Robot': robot,
         'RobotStates': RobotStates20 if grouped else RobotStates19,
         'RobotInfo': RobotInfo,
+        'RobotEvent': RobotEvent,
         'NrtCartesianCmd': NrtCartesianCmd20 if grouped else NrtCartesianCmd19,
         'Mode': Mode,
         'OperationalStatus': OperationalStatus,

@@ -173,3 +173,14 @@ class NrtCartesianCmd20(Command):
 
     __slots__ = ()
     _fields = _COMMAND
+
+
+class RobotEvent(Struct):
+    """What the arm's log holds; the real one of 2.0 cannot show its timestamp either."""
+
+    __slots__ = ()
+    _fields = {
+        **dict.fromkeys(('description', 'consequences', 'probable_causes'), ''),
+        'recommended_actions': '',
+        'id': 0,
+    }

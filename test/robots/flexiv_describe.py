@@ -9,6 +9,7 @@ import sys
 import time
 
 ENUMS = ('Mode', 'OperationalStatus', 'CoordType', 'JointGroup')
+NOT_OURS = ('Level', 'level', 'timestamp')  # of RobotEvent
 STRUCTS = ('RobotStates', 'RobotInfo', 'NrtCartesianCmd')
 
 
@@ -40,6 +41,9 @@ def describe(sdk, wrong):
         empty = getattr(sdk, name)()
         found[name] = {field: getattr(empty, field) for field in names(empty)}
         found[f'{name}.other'] = trouble(lambda empty=empty: setattr(empty, 'other', 1))
+    event = sdk.RobotEvent()
+    fields = [name for name in names(event) if name not in NOT_OURS]
+    found['RobotEvent'] = {field: getattr(event, field) for field in fields}
     found['pose_d'] = trouble(lambda: setattr(sdk.NrtCartesianCmd(), 'pose_d', [1.0]))
     found['wrong'] = [trouble(lambda args=args: sdk.NrtCartesianCmd(*args)) for args in wrong]
     return found

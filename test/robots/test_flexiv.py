@@ -36,9 +36,9 @@ class Board:
 class World:
     """A board, its arm in real time, and an adapter that drives it."""
 
-    def __init__(self, generation, start=(0.0, 0.0), board=(0.6, 0.0, 0.0), **config):
+    def __init__(self, generation, start=(0.0, 0.0), board=(0.6, 0.0, 0.0), times=QUICK, **config):
         self.board = Board(*start)
-        self.peer = FlexivPeer(self.board, 15, times=QUICK, board=board, port=0)
+        self.peer = FlexivPeer(self.board, 15, times=times, board=board, port=0)
         self.peer.start()
         self._ended = threading.Event()
         self._time = threading.Thread(target=self._pass)
@@ -320,6 +320,24 @@ def test_after_a_stop_it_enters_the_mode_again_but_never_enables(make):
     assert len(world.asked('SwitchMode')) == 2 and len(world.asked('Enable')) == 1
 
 
+def test_states_that_cease_while_the_sdk_waits_for_the_arm_are_no_lost_link(make):
+    world = make(times=Times(mode=0.9, brakes=0.02))
+    world.begin()
+    world.until(world.robot.stop)
+    said = []
+    world.robot.command((0.1, 0.0))
+    ticking = threading.Thread(target=world.robot.tick, args=(0.01,))
+    world.peer.mute = True  # the real SDK keeps Python's lock in its process
+    ticking.start()
+    until = time.monotonic() + 0.75
+    while time.monotonic() < until:
+        said.append(world.robot.health().reason)
+        time.sleep(0.02)
+    world.peer.mute = False
+    ticking.join()
+    assert set(said) == {''}
+
+
 def test_closing_stops_the_arm(make):
     world = make().begin()
     world.drive((0.25, 0.0), 0.3)
@@ -348,7 +366,7 @@ def twist_joint(world):
     ('harm', 'says'),
     [
         (press, 'emergency stop'),
-        (fault, 'has a fault'),
+        (fault, 'a minor fault was switched on'),
         (collide, 'contact of 13 N'),
         (twist_joint, 'contact of 6 Nm'),
     ],

@@ -98,7 +98,7 @@ def robot(site):
 def parent(site):
     """A process of its own that drives the arm through a worker."""
     text = PARENT.format(serial=SERIAL, env=site.environment)
-    child = subprocess.Popen([sys.executable, '-c', text], stderr=subprocess.DEVNULL)
+    child = subprocess.Popen([sys.executable, '-c', text])
     yield child
     child.kill()
     child.wait()
@@ -196,7 +196,7 @@ def test_silence_stops_once_and_no_target_is_taken_until_the_mode_is_entered_aga
 
     def enter(number):
         worker.hear({'id': number, 'do': 'enter', 'args': vars(Setup())})
-        worker.busy.join()
+        worker.thread.join()
 
     worker.hear(target)
     assert arm.told == []  # not before the mode is entered
