@@ -1,5 +1,6 @@
 """Laws of attention along time: cached = uncached, causal, windowed, isolated, conditioned."""
 
+from dmo_training.models.dreamer4.attention import turn_of
 from dmo_training.models.dreamer4.config import DynamicsConfig, TrunkConfig
 from dmo_training.models.dreamer4.dynamics import Dynamics
 from dmo_training.models.dreamer4.memory import Append, Prefill, Sequence
@@ -125,6 +126,20 @@ def test_passes_that_are_not_committed_leave_no_trace():
         memory.commit()
 
 
+@pytest.mark.parametrize('layers', [3, 4])
+def test_remembering_is_the_same_pass_without_the_latents(layers):
+    """Whether the last layer is one of space or of time."""
+    model, inputs = make(layers=layers), clip(9)
+    whole = model(*inputs, agent=True)
+    ring = model.ring(2)
+    for t in range(9):
+        memory = Append(ring, 1)
+        noisy, action, level, step = cut(inputs, t, t + 1)
+        agent = model.remember(noisy, action, level, step, memory)
+        torch.testing.assert_close(agent, whole.agent[:, t : t + 1], **TIGHT)
+        memory.commit()
+
+
 def test_starting_a_row_anew_forgets_it_and_leaves_the_others_alone():
     model, inputs, fresh = make(), clip(12), clip(6, batch=1, seed=3)
     whole, alone = model(*inputs, agent=True), model(*fresh, agent=True)
@@ -155,10 +170,11 @@ def test_only_the_difference_of_positions_counts():
     model, inputs = make(), clip(8)
     memory = Sequence(model.config.trunk, 8, torch.device('cpu'), torch.float64)
     near = model(*inputs, memory=memory, agent=True)
-    memory.position = memory.position + 1_000_000
+    position = torch.arange(8)[None, :, None]
+    memory.turn = turn_of(position + 1_000_000, exact=True)
     far = model(*inputs, memory=memory, agent=True)
     torch.testing.assert_close(near.latent, far.latent, rtol=0, atol=1e-7)
-    memory.position = memory.position * 2
+    memory.turn = turn_of(2 * position, exact=True)
     assert not torch.allclose(model(*inputs, memory=memory).latent, near.latent)
 
 

@@ -122,7 +122,8 @@ class LayerWeights(nn.Module):
         self.heads, self.key_heads = config.heads, config.key_heads
         self.norm_attention = nn.RMSNorm(width, eps=NORM_EPS)
         self.qkv = nn.Linear(width, (self.heads + 2 * self.key_heads) * HEAD_SIZE, bias=False)
-        self.scale = nn.Parameter(torch.ones(2, HEAD_SIZE)) if config.qk_norm else None
+        scaled = self.heads + self.key_heads
+        self.scale = nn.Parameter(torch.ones(scaled, HEAD_SIZE)) if config.qk_norm else None
         if not ends:
             self.out = nn.Linear(self.heads * HEAD_SIZE, width, bias=False)
             self.norm_mlp = nn.RMSNorm(width, eps=NORM_EPS)
@@ -134,9 +135,7 @@ class LayerWeights(nn.Module):
         qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (-1, HEAD_SIZE))
         qk, value = qkv.split((self.heads + self.key_heads, self.key_heads), dim=-2)
         if self.scale is not None:
-            counts = (self.heads, self.key_heads)
-            scale = torch.cat([s.expand(n, -1) for s, n in zip(self.scale, counts)])
-            qk = F.rms_norm(qk, (HEAD_SIZE,), eps=NORM_EPS) * scale
+            qk = F.rms_norm(qk, (HEAD_SIZE,), eps=NORM_EPS) * self.scale
         query, key = rotate(qk, turn).to(value.dtype).split((self.heads, self.key_heads), dim=-2)
         return Heads(query, key, value)
 

@@ -84,6 +84,24 @@ class Dynamics(nn.Module):
         latent = self.clean(read['world'][:, :, 2 + self.config.registers :])
         return Estimate(latent, read['agent'].squeeze(2) if agent else None)
 
+    def remember(
+        self,
+        blurred: Tensor,
+        action: Tensor | None,
+        level: Tensor,
+        step: Tensor,
+        memory: Memory,
+        known: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Let frames become context; returns the agent's output (B, T, width).
+
+        The arguments are those of a call; what only the latents would need is not computed.
+        """
+        tokens: Tokens = {'world': self._tokens(blurred, action, level, step, known)}
+        tokens['agent'] = self.agent.expand(*blurred.shape[:2], -1, -1)
+        return self.trunk(tokens, memory, ('agent',))['agent'].squeeze(2)
+
     def _tokens(
         self,
         noisy: Tensor,

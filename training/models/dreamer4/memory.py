@@ -21,17 +21,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .attention import attend, Heads, hide, window_mask
+from .attention import attend, Heads, hide, Turn, turn_of, window_mask
 from .config import HEAD_SIZE, TrunkConfig
 
 
 class Memory(Protocol):
     """How temporal layers reach other frames."""
 
-    position: Tensor  # (B or 1, T) int64, absolute index of the frames that are given
+    turn: Turn  # (B or 1, T, 1, 1, 64), the rotation of the frames that are given
+
+    def store(self, layer: int, group: str, heads: Heads) -> None:
+        """Remember keys and values of the ``layer``-th temporal layer."""
 
     def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
-        """Mix (B, T, S, heads, 64) along time in the ``layer``-th temporal layer."""
+        """Remember them, and mix (B, T, S, heads, 64) along time."""
 
 
 class Sequence:
@@ -41,13 +44,18 @@ class Sequence:
         self, trunk: TrunkConfig, frames: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.soft_cap = trunk.soft_cap
-        self.position = torch.arange(frames, device=device)[None]
+        position = torch.arange(frames, device=device)
+        self.turn = turn_of(position[None, :, None], dtype == torch.float64)
         # Without a mask the fused kernels are faster; short batches need none.
         longer = frames > trunk.window
         self.mask = window_mask(frames, trunk.window, device, dtype) if longer else None
 
+    def store(self, layer: int, group: str, heads: Heads) -> None:
+        """Remember nothing."""
+
     def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
         """Mix along time, causally and within the window."""
+        self.store(layer, group, heads)
         batch = heads.query.shape[0]
         query, key, value = (x.permute(0, 2, 3, 1, 4).flatten(0, 1) for x in heads)
         mask = None if self.mask is None else self.mask.to(query.dtype)
@@ -132,12 +140,11 @@ class Prefill(Sequence):
         self.slot = (newest % ring.capacity)[None]
         ring.empty(rows)
 
-    def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
-        """Mix along time and keep the newest keys and values."""
+    def store(self, layer: int, group: str, heads: Heads) -> None:
+        """Keep the newest keys and values."""
         for store, new in ((self.ring.key, heads.key), (self.ring.value, heads.value)):
             tensor = store[group][layer]
             tensor[self.rows, :, :, self.slot] = new[:, -self.kept :].to(tensor.dtype)
-        return super().attend(layer, group, heads)
 
     def commit(self) -> None:
         """Count the frames as seen."""
@@ -155,32 +162,33 @@ class Append:
             )
         self.ring, self.frames = ring, frames
         device = ring.length.device
-        self.position = ring.length[:, None] + torch.arange(frames, device=device)
-        self.slot = self.position % ring.capacity
-        share = ring.trunk.heads // ring.trunk.key_heads
-        self.mask = self._mask().repeat(1, share, 1)[:, None]
-        if frames == 1:
-            self.mask = self.mask[:, :, :1]
+        position = ring.length[:, None] + torch.arange(frames, device=device)
+        self.slot = position % ring.capacity
+        self.turn = turn_of(position[:, :, None], ring.tensors[0].dtype == torch.float64)
+        mask = self._mask(position)
+        if frames > 1:  # heads that share keys are laid out as further queries
+            mask = mask.repeat(1, ring.trunk.heads // ring.trunk.key_heads, 1)
+        self.mask = mask[:, None]
 
-    def _mask(self) -> Tensor:
+    def _mask(self, position: Tensor) -> Tensor:
         """Return (B, T, capacity), what each new frame sees of each slot."""
-        capacity, newest = self.ring.capacity, self.position[:, -1:]
+        capacity, newest = self.ring.capacity, position[:, -1:]
         slot = torch.arange(capacity, device=newest.device)
         held = newest - (newest - slot) % capacity  # absolute index, negative where still empty
-        gap = self.position[:, :, None] - held[:, None]
+        gap = position[:, :, None] - held[:, None]
         seen = (gap >= 0) & (gap < self.ring.window) & (held >= 0)[:, None]
         return hide(seen, self.ring.tensors[0].dtype)
 
-    def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
-        """
-        Write the new keys and values into their slots and mix over the ring.
+    def store(self, layer: int, group: str, heads: Heads) -> None:
+        """Write the new keys and values into their slots."""
+        for store, new in ((self.ring.key, heads.key), (self.ring.value, heads.value)):
+            tensor = store[group][layer]
+            tensor[self.ring.row[:, None], :, :, self.slot] = new.to(tensor.dtype)
 
-        Heads that share keys are laid out as further queries, so that nothing is repeated.
-        """
-        row = self.ring.row[:, None]
+    def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
+        """Store, and mix over the ring; heads that share keys become further queries."""
+        self.store(layer, group, heads)
         key, value = self.ring.key[group][layer], self.ring.value[group][layer]
-        key[row, :, :, self.slot] = heads.key.to(key.dtype)
-        value[row, :, :, self.slot] = heads.value.to(value.dtype)
         batch, frames, tokens = heads.query.shape[:3]
         query = heads.query.unflatten(3, (key.shape[2], -1)).permute(0, 2, 3, 4, 1, 5)
         query = query.reshape(batch, tokens * key.shape[2], -1, HEAD_SIZE)

@@ -190,10 +190,9 @@ class Rollout:
         level = self._constant(action, at)
         finest = self._constant(action, dynamics.config.step_sizes - 1)
         blurred = mix(noise, latent.float(), at / dynamics.config.levels)
-        estimate = dynamics(blurred, action, level, finest, known, memory, agent=True)
+        agent = dynamics.remember(blurred, action, level, finest, memory, known)
         memory.commit()
-        assert estimate.agent is not None
-        return self.model.head(estimate.agent.float())
+        return self.model.head(agent.float())
 
     def _constant(self, action: Tensor, index: int) -> Tensor:
         return torch.full(action.shape[:2], index, dtype=torch.int64, device=action.device)

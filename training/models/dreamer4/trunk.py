@@ -68,18 +68,34 @@ class Layer(nn.Module):
         return weights
 
     def forward(
-        self, tokens: Tokens, turns: Mapping[str, Turn], memory: Memory | None, layer: int
+        self,
+        tokens: Tokens,
+        turns: Mapping[str, Turn],
+        memory: Memory | None = None,
+        layer: int = 0,
+        read: Collection[str] | None = None,
     ) -> Tokens:
-        """Advance all groups; ``memory`` None means within the frame."""
+        """
+        Advance all groups.
+
+        :param memory: how frames reach others in the ``layer``-th temporal layer; a spatial layer
+            has none.
+        :param read: the groups to advance, all that go on when left out; the others are only seen
+            and remembered.
+        """
         heads = {name: self.of(name).project(x, turns[name]) for name, x in tokens.items()}
-        going = {name: x for name, x in tokens.items() if name not in self.ends}
-        mixed = {
-            name: self._space(name, heads)
-            if memory is None
-            else memory.attend(layer, name, heads[name])
-            for name in going
-        }
-        return {name: self.of(name).finish(x, mixed[name]) for name, x in going.items()}
+        done = {}
+        for name, x in tokens.items():
+            if name in self.ends or (read is not None and name not in read):
+                if memory is not None:
+                    memory.store(layer, name, heads[name])
+                continue
+            if memory is None:
+                mixed = self._space(name, heads)
+            else:
+                mixed = memory.attend(layer, name, heads[name])
+            done[name] = self.of(name).finish(x, mixed)
+        return done
 
     def _space(self, name: str, heads: Mapping[str, Heads]) -> Tensor:
         """Mix a group (B, T, S, heads, 64) with what it sees of its own frame."""
@@ -101,6 +117,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.config, self.groups = config, tuple(groups)
         self.depth = {group.name: self._depth(group) for group in groups}
+        self.places: dict[tuple[torch.device, bool], dict[str, Turn]] = {}
         self.layers = nn.ModuleList()
         for index in range(config.layers):
             present = [group for group in groups if index < self.depth[group.name]]
@@ -115,52 +132,51 @@ class Trunk(nn.Module):
             depth -= 1
         return depth
 
-    def forward(self, tokens: Tokens, memory: Memory | None = None) -> Tokens:
+    def forward(
+        self,
+        tokens: Tokens,
+        memory: Memory | None = None,
+        read: Collection[str] | None = None,
+    ) -> Tokens:
         """
         Advance groups (B, T, S, width); returns those that are not dropped.
 
         :param tokens: the groups by name; one that is left out is simply not seen.
         :param memory: how frames reach others; left out, the T frames see each other.
+        :param read: the groups to return, if not all of them are wanted.
         """
         first = next(iter(tokens.values()))
         if memory is None:
             memory = Sequence(self.config, first.shape[1], first.device, first.dtype)
-        exact = first.dtype == torch.float64
-        when = turn_of(memory.position[:, :, None], exact)
-        time = dict.fromkeys(tokens, when)
-        space = self._places(first.device, exact)
-        temporal = 0
+        space = self._places(first.device, first.dtype == torch.float64)
+        time, last = dict.fromkeys(tokens, memory.turn), len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            if (index + 1) % self.config.time_every:
-                tokens = self._run(layer, tokens, space, None, 0)
+            wanted = read if index == last else None
+            temporal, rest = divmod(index + 1, self.config.time_every)
+            if rest:
+                tokens = self._run(layer, tokens, space, None, 0, wanted)
             else:
-                tokens = self._run(layer, tokens, time, memory, temporal)
-                temporal += 1
+                tokens = self._run(layer, tokens, time, memory, temporal - 1, wanted)
         return {name: self.norm(x) for name, x in tokens.items()}
 
-    def _run(
-        self,
-        layer: nn.Module,
-        tokens: Tokens,
-        turns: Mapping[str, Turn],
-        memory: Memory | None,
-        index: int,
-    ) -> Tokens:
+    def _run(self, layer: nn.Module, *given: object) -> Tokens:
         if self.config.recompute and torch.is_grad_enabled():
-            again: Tokens = checkpoint(layer, tokens, turns, memory, index, use_reentrant=False)
+            again: Tokens = checkpoint(layer, *given, use_reentrant=False)
             return again
-        return layer(tokens, turns, memory, index)
+        return layer(*given)
 
     def _places(self, device: torch.device, exact: bool) -> dict[str, Turn]:
-        """Return the rotation of every group's places within a frame."""
-        starts, total = {}, 0
-        for group in self.groups:
-            starts[group.name] = (total, group.size)
-            total += group.size
-        return {
-            name: turn_of(torch.arange(start, start + size, device=device), exact)
-            for name, (start, size) in starts.items()
-        }
+        """Return the rotation of every group's places within a frame; it never changes."""
+        known = self.places.get((device, exact))
+        if known is None:
+            known, start = {}, 0
+            with torch.inference_mode(False):  # training has to be able to use them later
+                for group in self.groups:
+                    place = torch.arange(start, start + group.size, device=device)
+                    known[group.name] = turn_of(place, exact)
+                    start += group.size
+            self.places[device, exact] = known
+        return known
 
     def ring(self, batch: int, chunk: int = 1, without: Collection[str] = ()) -> Ring:
         """Reserve a ring for ``batch`` rows, on the device and in the type of the weights."""
