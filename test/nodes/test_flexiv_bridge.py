@@ -115,7 +115,7 @@ def test_a_velocity_moves_the_arm_and_its_end_stops_it(site, start, generation):
     assert heard.name == ['tool_x', 'tool_y'] and heard.velocity[0] == pytest.approx(0.1, abs=0.02)
     site.velocity, silent = None, time.monotonic()  # the gate is gone
     site.probe.until(lambda: site.calls('Stop'))
-    assert site.calls('Stop')[0] - silent < 0.35
+    assert site.calls('Stop')[0] - silent < 0.5  # 250 ms and what a busy machine adds
     site.probe.until(lambda: site.peer.arm.still and site.peer.arm.mode == 'IDLE')
     site.velocity = (0.1, 0.0)  # and comes back, still driving: nothing starts again by itself
     at = site.board.state.copy()

