@@ -61,15 +61,25 @@ def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
 
 
 def _spin(executor: Any, node: Any) -> None:
-    """Spin, and survive a lifecycle transition that somebody asked for at the wrong time."""
+    """
+    Spin, and survive a lifecycle transition that somebody asked for at the wrong time.
+
+    A signal that comes inside a message's conversion is turned into another error by pybind11; one
+    that comes before a publish makes its context invalid.  Both are the end, not a fault.
+    """
     from rclpy._rclpy_pybind11 import RCLError
 
     while True:
         try:
             executor.spin()
             return
-        except RCLError as error:  # rclpy raises it in the service's callback
-            if 'transition' not in str(error):
+        except Finished:
+            raise
+        except Exception as error:
+            if not node.context.ok():
+                return
+            # rclpy raises a wrong transition out of the service's callback.
+            if not isinstance(error, RCLError) or 'transition' not in str(error):
                 raise
             node.get_logger().error('a transition was asked for that this state does not have')
 
