@@ -1,12 +1,16 @@
 """The gate's promises, kept by real processes: a pad, teleop, the gate, and who disturbs them."""
 
+import signal
 import time
 
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from dmo_ros.nodes import convert, qos
+from dmo_ros.nodes.diagnostics import ERROR, status
 from dmo_ros.nodes.gate import GateNodeConfig
 from geometry_msgs.msg import TwistStamped
 import pytest
+from sensor_msgs.msg import CameraInfo, Joy
+from std_msgs.msg import Bool, Header
 
 SLACK = 0.4  # seconds on top of a promise, for a machine shared with other work
 
@@ -17,6 +21,21 @@ class Desk:
         probe.listen(TwistStamped, 'cmd')
         probe.listen(DiagnosticStatus, 'gate/status', qos.LATCHED)
         self.policy_out, self.timer = None, None
+        self.bridge, self.camera = (0, ''), True
+        self.bridge_out = probe.publisher(DiagnosticStatus, 'bridge/status', qos.LATCHED)
+        self.camera_out = probe.publisher(CameraInfo, 'camera_info')
+        self.estop_out = probe.publisher(Bool, 'estop', qos.LATCHED)
+        self.around = probe.node.create_timer(0.05, self._report)
+        self.gate = None
+
+    def _report(self):
+        """Speak for the bridge and the camera, unless they are silent (None, False)."""
+        if self.bridge is not None:
+            level, text = self.bridge
+            self.bridge_out.publish(status('bridge', level, text, {'fault': 'false'}))
+        if self.camera:
+            header = Header(stamp=convert.to_time(self.pad.stamp))
+            self.camera_out.publish(CameraInfo(header=header))
 
     @property
     def status(self):
@@ -63,9 +82,9 @@ class Desk:
 
 @pytest.fixture(scope='module')
 def table(probe, pad, start_shared):
-    start_shared('gate', need_camera=False)
-    start_shared('teleop')
     desk = Desk(probe, pad)
+    desk.gate = start_shared('gate', need_bridge=True)
+    start_shared('teleop')
     probe.until(lambda: probe.velocity() is not None)
     probe.until(lambda: pad.out.get_subscription_count() == 2)
     return desk
@@ -82,6 +101,8 @@ def desk(table):
         table.probe.node.destroy_publisher(table.policy_out)
         table.policy_out = None
     table.pad.hold()
+    table.bridge, table.camera = (0, ''), True
+    table.estop_out.publish(Bool(data=False))
     table.probe.call('gate/disarm')
     deadline = time.monotonic() + 10
     while table.status['state'] == 'FAULT' and time.monotonic() < deadline:
@@ -204,6 +225,113 @@ def test_the_wrong_frame_is_refused(desk):
     desk.policy_out.publish(message)
     desk.wait_state('FAULT')
     assert 'base_link' in desk.reason and 'board' in desk.reason
+
+
+# ---------------------------------------------------------------------- surroundings
+def driven(desk):
+    desk.arm()
+    desk.play_policy((0.3, 0.1))
+    desk.probe.until(desk.moving)
+    return desk
+
+
+@pytest.mark.parametrize(
+    'bridge, code', [((ERROR, 'link lost'), 'BRIDGE_FAULT'), (None, 'BRIDGE_SILENT')]
+)
+def test_a_bridge_that_is_not_well_is_a_fault_until_it_is(desk, bridge, code):
+    driven(desk).bridge = bridge
+    assert desk.probe.until(lambda: not desk.moving()) < 0.5 + SLACK
+    desk.wait_state('FAULT')
+    assert desk.status['code'] == code and 'bridge: ' in desk.reason
+    refused = desk.probe.call('gate/clear_fault')
+    assert not refused.success and 'cause is still there' in refused.message
+    desk.bridge = (0, '')
+    desk.probe.spin(0.3)
+    assert desk.status['state'] == 'FAULT' and not desk.moving()
+
+
+def test_without_bridge_or_camera_it_is_not_armed(desk):
+    desk.bridge = (ERROR, 'the robot lies')
+    with pytest.raises(AssertionError, match='the robot lies'):
+        desk.arm()
+    desk.bridge, desk.camera = (0, ''), False
+    desk.probe.spin(0.6)
+    with pytest.raises(AssertionError, match='no picture'):
+        desk.arm()
+
+
+def test_a_blind_policy_is_stopped(desk):
+    driven(desk).camera = False
+    limit = desk.probe.spec.limits.frame_timeout + 0.4 / 8.0
+    assert desk.probe.until(lambda: not desk.moving()) < limit + SLACK
+    desk.wait_state('DISARMED')
+    assert desk.status['code'] == 'CAMERA_STALE'
+
+
+@pytest.mark.parametrize('by', ['topic', 'service'])
+def test_the_emergency_stop_holds_until_released_and_cleared(desk, by):
+    desk.probe.listen(Bool, 'gate/estop_engaged', qos.LATCHED)
+    driven(desk)
+    if by == 'topic':
+        desk.estop_out.publish(Bool(data=True))
+    else:
+        desk.probe.call('gate/estop')
+    assert desk.probe.until(lambda: not desk.moving()) < 0.1 + SLACK
+    desk.wait_state('FAULT')
+    assert desk.status['code'] == 'ESTOP' and desk.status['estop'] == 'true'
+    desk.probe.until(lambda: desk.probe.last('gate/estop_engaged').data)
+    if by == 'topic':
+        assert not desk.probe.call('gate/clear_fault').success
+        desk.estop_out.publish(Bool(data=False))
+        desk.probe.spin(0.3)
+    assert desk.status['state'] == 'FAULT'
+    assert desk.probe.call('gate/clear_fault').success
+    desk.wait_state('DISARMED')
+    desk.probe.spin(0.3)
+    assert not desk.moving(), 'cleared, not armed'
+    desk.probe.until(lambda: not desk.probe.last('gate/estop_engaged').data)
+
+
+def test_a_gate_that_hangs_wakes_up_disarmed(desk):
+    driven(desk)
+    desk.gate.send(signal.SIGSTOP)
+    desk.probe.spin(0.6)
+    desk.probe.heard['cmd'].clear()
+    desk.gate.send(signal.SIGCONT)
+    desk.wait_state('DISARMED')
+    assert desk.status['code'] == 'GATE_HELD_UP'
+    desk.probe.spin(0.5)
+    heard = [convert.from_command(m, desk.probe.spec) for _, m in desk.probe.heard['cmd']]
+    assert heard and not any(map(any, heard))
+
+
+def test_a_command_from_the_future_never_passes(desk):
+    driven(desk)
+    desk.probe.heard['cmd'].clear()
+    later = desk.pad.stamp + 10**12
+    for _ in range(5):
+        desk.policy_out.publish(convert.to_command((-0.4, 0.0), desk.probe.spec, later))
+        desk.probe.spin(0.05)
+    heard = [convert.from_command(m, desk.probe.spec)[0] for _, m in desk.probe.heard['cmd']]
+    assert heard and min(heard) >= 0 and desk.moving()
+    assert desk.status['state'] == 'ACTIVE'
+
+
+def test_a_pad_of_another_quality_is_told_as_an_error(desk):
+    """D6: what is not connected is said within two seconds, not silent."""
+    told = desk.probe.listen(DiagnosticArray, 'diagnostics')
+    deaf = desk.probe.publisher(Joy, 'joy', qos.SENSOR)
+    try:
+        desk.probe.until(
+            lambda: any(
+                entry.name == 'gate' and entry.level == bytes([ERROR]) and 'joy' in entry.message
+                for _, array in told
+                for entry in array.status
+            ),
+            2.0 + 10 * SLACK,
+        )
+    finally:
+        desk.probe.node.destroy_publisher(deaf)
 
 
 def test_a_gate_that_cannot_keep_its_promise_does_not_start(start):
