@@ -211,7 +211,7 @@ def read_pad(axes: Sequence[float], buttons: Sequence[int], pad: PadMap) -> Pad:
     if not held(pad.turbo):
         stick = tuple(value * pad.scale for value in stick)
     pressed = [held(button) for button in (pad.deadman, pad.intent, pad.milestone, pad.arm)]
-    return Pad(stick, *pressed, shifted)
+    return Pad(stick, *pressed, shifted=shifted)
 
 
 def _axis(value: float, axis: int, pad: PadMap) -> float:
