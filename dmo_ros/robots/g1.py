@@ -27,7 +27,7 @@ from ..core.tasks import TaskSpec
 
 UPPER = len(UPPER_BODY)
 STILL = (0.0, 0.0, 0.0)
-PAUSE = 3  # setpoints that may be missed until it is held by the thread here
+PAUSE = 5  # setpoints that may be missed until it is held by the thread here
 GONE = 1.0  # s of silence after which the robot has dropped what it was told
 JUMP = 0.5  # rad by which a joint is elsewhere without having moved there
 APART = 0.3  # rad between setpoint and robot above which a pause ends where the robot is

@@ -139,7 +139,7 @@ class ArmSdk:
     def __init__(self, sdk: Any, gains: Gains) -> None:
         from .unitree import crc32, Publication, Subscription
 
-        self.gains, self.weight = gains, 0.0
+        self.gains, self.weight, self.sent = gains, 0.0, 0
         self._crc32 = crc32
         self._tick, self._advanced = -1, 0.0
         self._message = sdk.default.unitree_hg_msg_dds__LowCmd_()
@@ -180,6 +180,7 @@ class ArmSdk:
             self.weight = min(1.0, max(0.0, float(weight)))
             self._fill(position, velocity, state.mode_machine)
             self._out.write(self._message)
+            self.sent += 1
 
     def _fill(self, position: Sequence[float], velocity: Sequence[float], machine: int) -> None:
         message, gains = self._message, self.gains

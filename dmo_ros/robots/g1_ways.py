@@ -225,7 +225,12 @@ class ArmWay:
         """Return the weight, the hottest motor, and the calls."""
         if self.arm is None or self.loco is None:
             return {}
-        return {'weight': self.arm.weight, 'hottest': self.arm.hottest, 'calls': self.loco.calls}
+        return {
+            'targets': self.arm.sent,
+            'weight': self.arm.weight,
+            'hottest': self.arm.hottest,
+            'calls': self.loco.calls,
+        }
 
     def damp(self) -> None:
         """Ask the loco service for its damping state."""

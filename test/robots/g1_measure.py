@@ -89,14 +89,20 @@ def stream(path, robot, peer, seconds):
     sending = Sending(robot)
     sending.values = tests.command(upper=0.1, walk=(0.2, 0.0, 0.0))
     time.sleep(1.0)
-    before, cpu, sent[:] = peer.tell(), time.process_time(), []
+    kind, key = ('planner', 'plans') if path == 'sonic' else ('arm_sdk', 'targets')
+    counts = 'counts' if path == 'sonic' else 'dds'
+
+    def both():
+        return peer.tell()[counts][kind], robot.way.values()[key]
+
+    before = both()
+    cpu, sent[:] = time.process_time(), []
     began, sending.took = time.monotonic(), []
     time.sleep(seconds)
     cpu = (time.process_time() - cpu) / (time.monotonic() - began)
+    came, left = (after - earlier for after, earlier in zip(both(), before))
     sending.end()
     told = peer.tell()
-    kind = 'planner' if path == 'sonic' else 'arm_sdk'
-    counts = 'counts' if path == 'sonic' else 'dds'
     arrived = np.array([at for at, _ in told['came'][kind] if at > began])
     show(f'{path}: one command and tick on our side', sending.took)
     show(f'{path}: between two arrivals of 50 Hz', 1e3 * np.diff(arrived))
@@ -104,8 +110,10 @@ def stream(path, robot, peer, seconds):
         moments = np.array(sent)
         first = moments[np.searchsorted(moments, arrived, side='right') - 1]
         show('sonic: from our send to the peer', 1e3 * (arrived - first))
-    fresh = told[counts].get(kind, 0) - before[counts].get(kind, 0)
-    print(f'| {path}: arrived of sent | {fresh} of {len(sending.took)} |')
+    print(
+        f'| {path}: arrived of sent (read one after the other, so one may be on its way) '
+        f'| {came} of {left} |'
+    )
     print(f'| {path}: our side, of one core | {100 * cpu:.0f} % |')
 
 
@@ -179,7 +187,7 @@ def main():
             robot.engage()
             show(f'{path}: connect', [connected - began], 's')
             show(
-                f'{path}: engage (0.3 s of it are the ramp of arm_sdk)',
+                f'{path}: engage (0.3 s are the ramp of arm_sdk)',
                 [time.monotonic() - connected],
                 's',
             )

@@ -223,14 +223,14 @@ def test_a_stop_stands_at_once_and_goes_on_holding_the_arms(world):
     assert not world.twin.base_velocity.any()
 
 
-def test_when_ticks_cease_it_stands_within_a_tenth_of_a_second(world):
+def test_when_ticks_cease_it_stands_and_the_arms_are_held(world):
     robot = world.robot()
     ticker = world.drive(robot, command(upper=0.2, walk=(0.3, 0.0, 0.0)))
     until(lambda: world.twin.base_velocity[0, 0] > 0.29)
     ceased = ticker.end()
     until(lambda: not world.twin.base_velocity.any())
     idle = next(at for at, plan in world.plans(ceased) if plan.mode == 0)
-    assert idle - ceased < 0.5  # 0.08 on an idle machine; docs/results/g1_link.md
+    assert idle - ceased < 0.5  # 0.1 on an idle machine; docs/results/g1_link.md
     time.sleep(1.2)
     assert world.peer.sonic.plan is not None
 
