@@ -34,7 +34,10 @@ class Walker:
     mode: int = TO_GOAL
     steps: int = 0  # left in this bout
     target: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    via: np.ndarray = field(default_factory=lambda: np.zeros(2))  # on the cube's way there
     pushing: bool = False
+    before: np.ndarray = field(default_factory=lambda: np.zeros(6))  # the state it saw last
+    still: int = 0  # steps for which nothing has moved though it wanted to; below 0: it backs off
     side: float = 1.0  # where the cube was seen last: 1 to the left, -1 to the right
     drift: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
@@ -54,9 +57,8 @@ class PushCubeOperator:
         self.limits = np.array([axis.high for axis in self.spec.actions])
         self.room = Room()
         self.routes = Routes(self.room)
-        # Short of the net: the cube is pushed in, not pressed against the kerb.
-        self.goal = np.array([self.room.kerb - 0.3, 0.0])
-        self.walkers = [Walker(target=self.goal) for _ in range(batch)]
+        self.goal = np.array(self.room.net)
+        self.walkers = [Walker(target=self.goal, via=self.goal) for _ in range(batch)]
 
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return velocities (B, 3) in m/s and rad/s, and labels (B,) uint8, for states (B, 6)."""
@@ -86,14 +88,14 @@ class PushCubeOperator:
         if walker.steps > 0:
             return
         walker.mode = int(self.rng.choice(4, p=SHARES))
-        if done and walker.mode == TO_GOAL:
-            walker.mode = ELSEWHERE
+        if done:
+            walker.mode = ELSEWHERE if self.rng.random() < 0.8 else WANDER
         span = {WANDER: (10, 30), LOOK: (15, 40)}.get(walker.mode, (60, 160))
         walker.steps = int(self.rng.integers(*span))
         walker.pushing = False
-        walker.target = self.goal
+        walker.target = walker.via = self.goal
         if walker.mode == ELSEWHERE:
-            walker.target = self.rng.uniform(-1.4, 1.0 if not done else 0.6, 2)
+            walker.target = self.rng.uniform((-1.5, -1.5), (0.6, 1.5))
         if walker.mode == LOOK:
             walker.side = float(self.rng.choice((-1.0, 1.0)))
 
@@ -110,7 +112,22 @@ class PushCubeOperator:
             walker.pushing = False
             return np.zeros(3)
         velocity = self._pursue(walker, state)
+        if self._stuck(walker, state, velocity):
+            walker.pushing = False
+            velocity = np.array([-0.4, 0.25 * walker.side, 0.0])
         return self._within(velocity + self.noise * shake * self.limits)
+
+    def _stuck(self, walker: Walker, state: np.ndarray, velocity: np.ndarray) -> bool:
+        """Tell whether it hangs on something, or backs off from that."""
+        moved = float(np.abs(state - walker.before).max())
+        walker.before = state.copy()
+        if walker.still < 0 or (moved < 0.01 and float(np.abs(velocity).max()) > 0.1):
+            walker.still += 1
+        else:
+            walker.still = 0
+        if walker.still > 3:
+            walker.still, walker.side = -5, -walker.side
+        return walker.still < 0
 
     def _within(self, velocity: np.ndarray) -> np.ndarray:
         """Shorten the way and clip the turn to what may be commanded."""
@@ -127,7 +144,13 @@ class PushCubeOperator:
             walker.pushing = False
             return np.array([0.0, 0.0, 0.9 * walker.side])
         cube = state[3:5]
-        way = self.routes.aim(cube, walker.target) - cube
+        target = walker.target
+        if walker.mode == TO_GOAL:  # anywhere between the posts will do
+            wide = 0.3 if cube[0] > self.room.goal_line - 0.3 else 0.15
+            target = np.array([self.goal[0], np.clip(cube[1], -wide, wide)])
+        if not self.routes.keeps(cube, walker.via, target):
+            walker.via = self.routes.aim(cube, target)
+        way = walker.via - cube
         way = way / max(float(np.linalg.norm(way)), 1e-9)
         back, off = self._behind(state, way)
         heading = _wrapped(math.atan2(way[1], way[0]) - state[2])
@@ -135,7 +158,7 @@ class PushCubeOperator:
         near = 0.4 < back < ready[2]
         walker.pushing = abs(off) < ready[0] and abs(heading) < ready[1] and near
         if walker.pushing:
-            return self._push(back, off, heading)
+            return self._push(off, heading)
         return self._approach(state, cube - way * BEHIND, heading, bearing)
 
     def _behind(self, state: np.ndarray, way: np.ndarray) -> tuple[float, float]:
@@ -143,9 +166,8 @@ class PushCubeOperator:
         gap = state[3:5] - state[:2]
         return float(gap @ way), float(gap[0] * way[1] - gap[1] * way[0])
 
-    def _push(self, back: float, off: float, heading: float) -> np.ndarray:
+    def _push(self, off: float, heading: float) -> np.ndarray:
         """Walk on along the line of push, the slower the more there is to correct."""
-        del back
         speed = PUSH_SPEED * max(0.3, 1.0 - 2.5 * abs(off) - abs(heading))
         return np.array([speed, -1.8 * off, 2.0 * heading])
 

@@ -16,6 +16,9 @@ from .push_cube_scene import Room
 BODY = 0.38  # m: a circle around the robot, whichever way it turns
 CORNER = 0.285  # m: half a cube's diagonal
 SLACK = 0.04  # m that posts lie outside what they lead around
+BERTHS = (0.02, 0.02, 0.12)  # m more that cube and robot keep from the goal's sides, the pillar
+FOLLOW = 0.5  # m from the cube's centre to the robot's when it has pushed
+WALK = 1.5  # m of pushing that turning half around and pushing back costs, halved
 BEHIND = 0.72  # m from the cube's centre to the robot's when it begins to push
 
 
@@ -71,22 +74,24 @@ class Routes:
             return end
         posts = np.concatenate([self.posts, _around(cube, cube, CORNER, BODY + SLACK)])
         nodes = np.concatenate([start[None], end[None], posts])
-        outside = (np.abs(nodes) > self.room.half - BODY + 0.02).any(axis=1)
-        outside[:2] = False
+        closed = (np.abs(nodes) > self.room.half - BODY + 0.02).any(axis=1)
+        for side, other, radius in bars:
+            closed |= from_segment(nodes, side, other) < radius + BODY
+        closed[:2] = False
         a, b = np.broadcast_arrays(nodes[:, None], nodes[None])
         gaps = np.where(self._free(a, b, bars), np.linalg.norm(a - b, axis=-1), np.inf)
-        gaps[outside] = gaps[:, outside] = np.inf
+        gaps[closed] = gaps[:, closed] = np.inf
         via = _first_step(gaps)
         return end if via is None else nodes[via]
 
     def _free(
         self, a: np.ndarray, b: np.ndarray, bars: list[tuple[np.ndarray, np.ndarray, float]]
     ) -> np.ndarray:
-        """Tell on which lines (...,) the robot touches nothing; where it stands is no obstacle."""
+        """Tell which lines (...,) come no nearer to anything than their ends do, or not near."""
         free = np.ones(a.shape[:-1], dtype=bool)
         for start, end, radius in bars:
-            need = np.minimum(radius + BODY, from_segment(a, start, end) - 1e-6)
-            need = np.minimum(need, np.maximum(from_segment(b, start, end) - 1e-6, 0.8 * need))
+            here = np.minimum(from_segment(a, start, end), from_segment(b, start, end))
+            need = np.minimum(radius + BODY, here - 1e-6)
             free &= between(a, b, start, end) >= need
         return free
 
@@ -98,26 +103,35 @@ class Routes:
         places = self.places[np.linalg.norm(self.places - cube, axis=1) > 0.3]
         first = self._pushable(np.broadcast_to(cube, places.shape), places)
         then = self._pushable(places, np.broadcast_to(target, places.shape))
-        length = np.linalg.norm(places - cube, axis=1) + np.linalg.norm(places - target, axis=1)
-        cost = np.where(first & then, length, np.where(first, 10 + length, np.inf))
+        out, on = places - cube, target - places
+        lengths = np.linalg.norm(out, axis=1), np.linalg.norm(on, axis=1)
+        bend = 1.0 - (out * on).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-9)
+        cost = lengths[0] + lengths[1] + WALK * bend  # at a bend the robot walks around the cube
+        cost = np.where(first & then, cost, np.where(first, 10 + cost, np.inf))
         best = int(np.argmin(cost))
         return places[best] if np.isfinite(cost[best]) else target
+
+    def keeps(self, cube: np.ndarray, via: np.ndarray, target: np.ndarray) -> bool:
+        """Tell whether ``via`` (2,) is still a good next place on the cube's way to ``target``."""
+        there = np.linalg.norm(via - cube) < 0.15 and not np.array_equal(via, target)
+        return not there and bool(self._pushable(cube[None], via[None])[0])
 
     def _pushable(self, cube: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Tell which pushes (...,) are free for the cube, with room for the robot behind it."""
         way = target - cube
         length = np.maximum(np.linalg.norm(way, axis=-1, keepdims=True), 1e-9)
         back = cube - way / length * BEHIND
+        last = target - way / length * FOLLOW
         free = self._lane_free(cube, target)
-        for start, end, radius in self.bars:
-            free &= from_segment(back, start, end) > radius + 0.22
+        for (start, end, radius), berth in zip(self.bars, BERTHS):
+            free &= between(back, last, start, end) > radius + berth + 0.2
         return free & (np.abs(back) < self.room.half - 0.33).all(axis=-1)
 
     def _lane_free(self, cube: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Tell along which lines (...,) the cube comes past the pillar and the goal's sides."""
         free = np.ones(cube.shape[:-1], dtype=bool)
-        for start, end, radius in self.bars:
-            need = np.minimum(radius + CORNER + 0.02, from_segment(cube, start, end) - 1e-6)
+        for (start, end, radius), berth in zip(self.bars, BERTHS):
+            need = np.minimum(radius + CORNER + berth, from_segment(cube, start, end) - 1e-6)
             free &= between(cube, target, start, end) >= need
         return free
 

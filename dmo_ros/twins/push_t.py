@@ -161,7 +161,7 @@ class PushTTwin:
     def check(self, state: np.ndarray) -> str:
         """Say what is wrong with a start (5,), '' for nothing."""
         g = self.geometry
-        if (np.abs(state[:2]) > g.reach).any():
+        if (np.abs(state[:2]) > g.reach + GIVE).any():
             return f'the tool lies outside its workspace (-{g.reach} to {g.reach} m)'
         if (np.abs(place(g.outline, state[2:])) > g.rail + GIVE).any():
             return f'the T sticks out of the rail (-{g.rail} to {g.rail} m)'
@@ -237,7 +237,7 @@ def _mjcf(g: Geometry) -> str:
     <body name="tool">
       <joint name="tool_x" type="slide" axis="1 0 0"/>
       <joint name="tool_y" type="slide" axis="0 1 0"/>
-      <geom type="cylinder" size="{g.tool_radius} 0.02" pos="0 0 0.03" mass="0.5"
+      <geom type="cylinder" size="{g.tool_radius} 0.02" pos="0 0 0.03" mass="0.2"
             contype="2" conaffinity="2" rgba=".16 .28 .66 1"/>
     </body>
     <body name="t">
@@ -248,8 +248,8 @@ def _mjcf(g: Geometry) -> str:
     </body>
   </worldbody>
   <actuator>
-    <velocity joint="tool_x" kv="1000" forcerange="-6 6"/>
-    <velocity joint="tool_y" kv="1000" forcerange="-6 6"/>
+    <velocity joint="tool_x" kv="300" forcerange="-8 8"/>
+    <velocity joint="tool_y" kv="300" forcerange="-8 8"/>
   </actuator>
 </mujoco>
 """

@@ -22,7 +22,7 @@ from ..core.tasks import TASKS
 WANDER, TO_GOAL, ELSEWHERE = 0, 1, 2
 PUSH_SPEED = 0.15  # m/s
 COAST = 1.15  # how far the T goes when a push ends, over how far the tool went in its last step
-SETTLED, CONTENT = 0.5, 0.9  # shares of the threshold: it stops below one, goes on above the other
+SETTLED, CONTENT = 0.75, 0.95  # shares of the threshold: it stops below one, goes on above the other
 BRAKE = 0.8  # m/s^2, below what the gate allows
 
 
