@@ -13,6 +13,7 @@ import math
 from .stream import StampOrder
 
 BRIDGE_TIMEOUT = 0.5  # s; the bridge tells how it is ten times a second
+GHOST = 1.5  # s; the lease of nodes/qos.py, and some time to hear of its end
 AHEAD = 50_000_000  # ns that a stamp may be ahead of every stream that stamps are copied from
 
 
@@ -86,6 +87,7 @@ class Conditions:
         self.need_bridge, self.need_camera = need_bridge, need_camera
         self.frame_timeout = frame_timeout
         self.rivals: dict[str, str] = {}
+        self._rival_since = math.inf
         self.estop_topic = self.estop_service = False
         self._bridge = ''  # what is wrong with it
         self._bridge_at = self._frame_at = -math.inf
@@ -99,12 +101,18 @@ class Conditions:
         """Take note of a picture."""
         self._frame_at = now
 
-    def set_rival(self, topic: str, found: str) -> None:
+    def set_rival(self, now: float, topic: str, found: str) -> None:
         """Remember who writes a topic beside the one who may; '' for nobody."""
         if found:
             self.rivals[topic] = found
+            self._rival_since = min(self._rival_since, now)
         else:
             self.rivals.pop(topic, None)
+            self._rival_since = self._rival_since if self.rivals else math.inf
+
+    def beset(self, now: float) -> bool:
+        """Tell a rival who stays from a respawned writer beside its ghost, which lasts a lease."""
+        return now - self._rival_since > GHOST
 
     @property
     def estop(self) -> bool:

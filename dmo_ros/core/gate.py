@@ -198,7 +198,10 @@ class Gate:
 
     def set_rival(self, now: float, topic: str, found: str) -> Command | None:
         """Say who writes ``topic`` beside the one who may ('' for nobody): then none is obeyed."""
-        self.around.set_rival(topic, found)
+        self.around.set_rival(now, topic, found)
+        if self.state is State.DISARMED and self.around.beset(now):
+            text = '; '.join(self.around.rivals.values())
+            return self._halt(now, State.FAULT, Code.RIVAL_WRITER, text)
         return self._watch(now)
 
     def tick(self, now: float) -> Command | None:

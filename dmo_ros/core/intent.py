@@ -211,7 +211,8 @@ def read_pad(axes: Sequence[float], buttons: Sequence[int], pad: PadMap) -> Pad:
     if not held(pad.turbo):
         stick = tuple(value * pad.scale for value in stick)
     pressed = [held(button) for button in (pad.deadman, pad.intent, pad.milestone, pad.arm)]
-    return Pad(stick, *pressed, shifted=shifted)
+    deadman, intent, milestone, arm = pressed
+    return Pad(stick, deadman, intent, milestone, arm, shifted)
 
 
 def _axis(value: float, axis: int, pad: PadMap) -> float:

@@ -78,7 +78,7 @@ class GateNode(Node):
         self._hear(Joy, 'joy', self._on_joy, qos.FEW)
         for source in (TELEOP, POLICY):
             self._hear_writer(kind, f'cmd_{source}', partial(self._on_command, source))
-        self._hear_writer(kind, 'cmd', lambda message: None, raw=True)  # its own: who else?
+        self._hear_writer(kind, 'cmd', lambda message: self._rival('cmd'), raw=True)  # its own
         self._hear(DiagnosticStatus, 'bridge/status', self._on_bridge, qos.LATCHED)
         self._hear(Bool, 'estop', self._on_estop, qos.FEW)  # whatever its durability
         quiet = qos.SubscriptionEventCallbacks(incompatible_qos=lambda event: None)
@@ -103,7 +103,7 @@ class GateNode(Node):
         self.create_subscription(kind, topic, handle, profile, event_callbacks=offers.events)
 
     def _hear_writer(
-        self, kind: Any, topic: str, handle: Callable[[Any], None], raw: bool = False
+        self, kind: Any, topic: str, handle: Callable[[Any], Any], raw: bool = False
     ) -> None:
         writers = self.writers[topic] = Writers(self, topic)
         self.offers.append(writers)

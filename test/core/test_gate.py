@@ -537,6 +537,16 @@ def test_a_rival_while_nothing_moves_forbids_to_arm_and_is_no_fault():
     desk.arm()
 
 
+def test_a_rival_who_stays_is_a_fault_although_nothing_moves():
+    desk = Desk()
+    for _ in range(10):
+        assert desk.gate.state is State.DISARMED
+        desk.gate.set_rival(desk.now, 'cmd', 'cmd has 2 writers')
+        desk.run(0.16)
+    desk.gate.set_rival(desk.now, 'cmd', 'cmd has 2 writers')
+    assert desk.gate.state is State.FAULT and desk.gate.code is Code.RIVAL_WRITER
+
+
 def test_every_stop_has_a_code_of_its_own():
     desk = Desk().arm()
     desk.gate.on_command(desk.now, POLICY, (math.nan, 0, 0), desk.stamp)
