@@ -85,6 +85,7 @@ EXTRAS = {
         'mcap>=1.2',
         'rosbags-image',
         'cryptography>=40',
+        'psutil',  # the fault tests look for what is left behind
         'ruff',
         'mypy',
     ],

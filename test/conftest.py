@@ -5,10 +5,12 @@ A folder of tests that needs a library is skipped as a whole, with the reason, b
 are imported; a single test elsewhere says so with ``@pytest.mark.ros``.
 """
 
+import fcntl
 import importlib.util
 import os
 from pathlib import Path
 import sys
+import tempfile
 
 import pytest
 
@@ -16,10 +18,13 @@ import pytest
 # own name would satisfy `launch` as a namespace package: ask for what only the real one has.
 NEEDS = {
     'nodes': ('rclpy', 'dmo_ros.msg'),
+    'faults': ('rclpy', 'dmo_ros.msg', 'psutil'),
     'launch': ('launch.actions', 'launch_pytest', 'rclpy', 'dmo_ros.msg'),
     'training': ('torch',),
 }
-LAST_SAFE_DOMAIN = 101  # above it, DDS ports overlap the ports that Linux hands to clients
+# Above 101, DDS ports overlap the ports that Linux hands to clients; a twin's robot-side domain is
+# its ROS domain + 50, and the lowest ones are what people choose by hand.
+DOMAINS = range(21, 51)
 
 
 def available(module: str) -> bool:
@@ -42,7 +47,7 @@ def pytest_configure(config):
 
     Set before any test imports rclpy. Other sessions, and robots in reach, hear nothing.
     """
-    os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % LAST_SAFE_DOMAIN)
+    os.environ['ROS_DOMAIN_ID'] = str(_own_domain())
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     os.environ.pop('ROS_LOCALHOST_ONLY', None)  # it would overrule the range, with warnings
     if os.environ.get('ROS_DISTRO') == 'humble':  # knows only the older variable
@@ -50,6 +55,20 @@ def pytest_configure(config):
     os.environ.pop('ROS_STATIC_PEERS', None)
     if Path(sys.prefix, 'share', 'ament_index').is_dir():  # ROS wheels: nothing was sourced
         os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
+
+
+def _own_domain():
+    """Return a domain that no other session of this machine tests in, held by a lock."""
+    first = os.getpid() % len(DOMAINS)
+    for domain in (*DOMAINS[first:], *DOMAINS[:first]):
+        path = Path(tempfile.gettempdir(), f'dmo_ros_test_domain_{domain}')
+        try:
+            lock = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held by another session, or made by another user
+            continue
+        return domain  # the lock is held until this process ends
+    raise pytest.UsageError(f'all of the test domains {DOMAINS} are in use; wait for one')
 
 
 @pytest.hookimpl(tryfirst=True)
