@@ -93,7 +93,7 @@ class PushCubeOperator:
         span = {WANDER: (10, 30), LOOK: (15, 40)}.get(walker.mode, (60, 160))
         walker.steps = int(self.rng.integers(*span))
         walker.pushing = False
-        walker.target = walker.via = self.goal
+        walker.target, walker.via = self.goal, state[3:5]
         if walker.mode == ELSEWHERE:
             walker.target = self.rng.uniform((-1.5, -1.5), (0.6, 1.5))
         if walker.mode == LOOK:

@@ -16,7 +16,8 @@ from .push_cube_scene import Room
 BODY = 0.38  # m: a circle around the robot, whichever way it turns
 CORNER = 0.285  # m: half a cube's diagonal
 SLACK = 0.04  # m that posts lie outside what they lead around
-BERTHS = (0.02, 0.02, 0.12)  # m more that cube and robot keep from the goal's sides, the pillar
+BERTHS = (0.0, 0.0, 0.15)  # m more that cube and robot keep from the goal's sides, the pillar
+FLANK = 0.165  # m: half the robot's width, and a little
 FOLLOW = 0.5  # m from the cube's centre to the robot's when it has pushed
 WALK = 1.5  # m of pushing that turning half around and pushing back costs, halved
 BEHIND = 0.72  # m from the cube's centre to the robot's when it begins to push
@@ -124,7 +125,7 @@ class Routes:
         last = target - way / length * FOLLOW
         free = self._lane_free(cube, target)
         for (start, end, radius), berth in zip(self.bars, BERTHS):
-            free &= between(back, last, start, end) > radius + berth + 0.2
+            free &= between(back, last, start, end) > radius + berth + FLANK
         return free & (np.abs(back) < self.room.half - 0.33).all(axis=-1)
 
     def _lane_free(self, cube: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -22,7 +22,11 @@ from ..core.tasks import TASKS
 WANDER, TO_GOAL, ELSEWHERE = 0, 1, 2
 PUSH_SPEED = 0.15  # m/s
 COAST = 1.15  # how far the T goes when a push ends, over how far the tool went in its last step
-SETTLED, CONTENT = 0.75, 0.95  # shares of the threshold: it stops below one, goes on above the other
+SETTLED, CONTENT = (
+    0.75,
+    0.95,
+)  # shares of the threshold: it stops below one, goes on above the other
+PATIENCE = 30  # steps for one push and the way to it
 BRAKE = 0.8  # m/s^2, below what the gate allows
 
 
@@ -37,6 +41,7 @@ class Hand:
     mode: int = TO_GOAL
     steps: int = 0  # left in this bout
     target: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    planned: np.ndarray = field(default_factory=lambda: np.full(3, np.inf))  # T at the last plan
     drift: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
 
@@ -132,8 +137,11 @@ class PushTOperator:
         return turned(self._towards(goal - tool), float(pose[2]))
 
     def _plan(self, hand: Hand, tool: np.ndarray, pose: np.ndarray) -> None:
-        hand.push = self.planner.plan(tool, relative(pose, hand.target), hand.target)
-        hand.patience, hand.pushing = 40, False
+        moved = np.abs(pose - hand.planned).max() > 1e-3
+        again = hand.push is None or moved
+        avoid = np.full(2, np.nan) if again or hand.push is None else hand.push.contact
+        hand.push = self.planner.plan(tool, relative(pose, hand.target), hand.target, avoid)
+        hand.patience, hand.pushing, hand.planned = PATIENCE, False, pose.copy()
         if hand.push is not None:
             hand.left = hand.push.length
             hand.pushing = bool(np.linalg.norm(tool - hand.push.contact) < NEAR)

@@ -78,13 +78,18 @@ class Planner:
         worst: np.ndarray = np.sqrt((dx * dx + dy * dy).max(axis=-1))
         return worst
 
-    def plan(self, tool: np.ndarray, pose: np.ndarray, goal: np.ndarray) -> Push | None:
+    def plan(
+        self, tool: np.ndarray, pose: np.ndarray, goal: np.ndarray, avoid: np.ndarray
+    ) -> Push | None:
         """
         Choose the next push; None when none brings the T nearer.
 
         :param tool: (2,) in the T's frame; ``pose``: (3,) in the goal's; ``goal``: (3,) in world.
+        :param avoid: (2,) contact that has led nowhere; NaN for none.
         """
-        walk = WALK * self.walks(tool)[self.which]  # (P,)
+        walks = self.walks(tool)
+        walks[np.linalg.norm(self.contacts - avoid, axis=1) < 2 * NEAR] = np.inf
+        walk = WALK * walks[self.which]  # (P,)
         after = compose(pose, self.moves)  # (P, L, 3)
         blocked = ~self._inside(compose(goal, after)) | np.isinf(walk)[:, None]
         cost = self.error(after) + walk[:, None]

@@ -196,8 +196,8 @@ def test_a_start_that_cannot_be_is_refused_by_name(state, said):
 
 def test_overlap_is_the_least_way_out():
     square = corners(np.zeros(3), 2.0, 2.0)
-    assert overlap(square, square + (1.5, 0.3)) == pytest.approx(0.5)
-    assert overlap(square, square + (2.5, 0.3)) == pytest.approx(-0.5)
+    assert overlap(square, square + np.array([1.5, 0.3])) == pytest.approx(0.5)
+    assert overlap(square, square + np.array([2.5, 0.3])) == pytest.approx(-0.5)
 
 
 # ---------------------------------------------------------------------- success and pictures
