@@ -32,7 +32,7 @@ from .flexiv_arm import (
     STATUSES,
     Times,
 )
-from ..core.addresses import twin_port
+from ..core.addresses import AddressError, twin_port
 
 TICK = 0.01  # s, of the controller; a hundred targets a second are its fastest food
 BOARD = (0.6, 0.0, 0.0)  # x, y (m), yaw (rad) of the twin's board in the arm's world frame
@@ -86,9 +86,15 @@ class FlexivPeer:
 
     # ------------------------------------------------------------------ Peer
     def start(self, notify: Callable[[], None] | None = None) -> None:
-        """Begin to serve on loopback."""
+        """Begin to serve on loopback; AddressError when another twin already does."""
         self._notify = notify
-        self._server = socket.create_server(self.address, backlog=4)
+        try:
+            self._server = socket.create_server(self.address, backlog=4)
+        except OSError as error:
+            raise AddressError(
+                f"port {self.address[1]} of the arm's twin is taken ({error.strerror}); another "
+                'twin runs with this ROS_DOMAIN_ID: end it, or choose another domain'
+            ) from error
         self.address = self._server.getsockname()
         self._server.settimeout(0.2)
         self._spawn(self._accept)

@@ -3,6 +3,7 @@
 import threading
 import time
 
+from dmo_ros.core.addresses import AddressError
 from dmo_ros.twins.base import TWINS
 from dmo_ros.twins.flexiv_arm import ArmController, Goal, MOTION, Times
 from dmo_ros.twins.flexiv_peer import FlexivPeer, HEIGHT, SERIAL
@@ -276,6 +277,12 @@ def test_it_ends_all_threads_and_frees_its_port(make):
     again = FlexivPeer(board, 15, times=QUICK, port=peer.address[1])
     again.start()
     again.stop()
+
+
+def test_a_second_twin_in_a_domain_is_told_so(make):
+    port = make().peer.address[1]
+    with pytest.raises(AddressError, match='another twin runs'):
+        FlexivPeer(Board(), 15, port=port).start()
 
 
 def test_the_registry_names_it():
