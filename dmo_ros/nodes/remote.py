@@ -30,6 +30,7 @@ class RemoteError(ValueError):
 class RemoteConfig:
     """Parameters of the remote node."""
 
+    task: str = parameter('push_cube', 'task of its graph; the remote is the same for all')
     robot: str = parameter(
         'twin', 'a twin on this machine or the real robot', choices=('twin', 'real')
     )
