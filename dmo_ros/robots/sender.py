@@ -19,6 +19,7 @@ from .base import Health, Robot, RobotError, RobotState
 from ..core.tasks import TaskSpec
 
 LAST_WORD = 1.0  # seconds for it when the bridge ends
+UNCONFIRMED = '; and it did not confirm its stop: '
 RETRY = 0.1  # seconds between two attempts to stop a robot that has not confirmed it
 
 
@@ -156,7 +157,8 @@ class Sender:
         try:
             self.confirmed = self.robot.stop()
         except RobotError as error:
-            self.halted = f'{self.halted}; and it did not confirm its stop: {error}'
+            reason = self.halted.split(UNCONFIRMED)[0]  # only the newest trouble is told
+            self.halted = f'{reason}{UNCONFIRMED}{error}'
         self._asked_at = self.clock()
 
 

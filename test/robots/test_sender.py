@@ -129,6 +129,20 @@ def test_a_refusal_of_the_robot_stops_it_and_is_told(make):
     assert sender.halted == 'the link is down'
 
 
+def test_a_stop_that_fails_again_and_again_is_told_once(make):
+    robot, sender = make(watchdog=5.0)
+
+    def refuse():
+        robot.note('stop')
+        raise RobotError('the link is down')
+
+    robot.stop = refuse
+    sender.halt('for a test')
+    robot.wait(lambda: robot.count('stop') >= 4)
+    assert sender.halted.count('the link is down') == 1 and sender.halted.startswith('for a test')
+    robot.stop = lambda: True
+
+
 def test_in_lockstep_each_stamp_is_a_burst_and_a_repeat_is_none(make):
     robot, sender = make(watchdog=5.0, burst=20)
     for stamp in (1, 1, 1):
