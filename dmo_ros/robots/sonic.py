@@ -15,6 +15,8 @@ import math
 import struct
 from typing import Any
 
+from .base import RobotError
+
 HEADER = 1280  # bytes
 UPPER = 17  # joints above the legs; its decoder reads 17 whatever the header says
 IDLE, SLOW_WALK = 0, 1  # locomotion modes; the others are not used here
@@ -26,7 +28,7 @@ LEAD = 0.4  # rad the commanded heading may be ahead of the measured one
 _CODES = {'u8': 'B', 'i32': 'i', 'f32': 'f'}
 
 
-class SonicError(ValueError):
+class SonicError(RobotError):
     """Numbers that must not be sent, or bytes that are no feedback."""
 
 

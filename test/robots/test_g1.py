@@ -298,17 +298,18 @@ def test_silence_is_seen_and_afterwards_the_arms_are_taken_up_where_they_are(wor
 
 def test_a_robot_that_was_put_elsewhere_is_driven_on_from_there(world):
     robot = world.robot()
-    ticker = world.drive(robot, command(upper=0.3))
-    until(lambda: np.allclose(world.twin.joint_position[0, :17], raised(0.3), atol=0.01))
+    ticker = world.drive(robot, command(upper=0.6))
+    arms = slice(3, 17)
+    until(lambda: np.allclose(world.twin.joint_position[0, arms], raised(0.6)[arms], atol=0.01))
     with world.peer._lock:
-        world.twin.joint_position[0, :17] = raised(-0.35)
+        world.twin.joint_position[0, arms] = raised(-0.6)[arms]
+        ticker.values = command(upper=-0.6)
         world.peer.reset()
-        ticker.values = command(upper=-0.35)
         since = time.monotonic()
-    until(lambda: len(world.plans(since)) > 40)
-    uppers = np.array([plan.upper for _, plan in world.plans(since)])
-    there = np.argmax(np.all(np.abs(uppers - raised(-0.35)) < 0.02, axis=1))
-    assert 0 < there < 25  # at full speed the way would have taken 32 setpoints
+    until(lambda: len(world.plans(since)) > 60)
+    uppers = np.array([plan.upper[arms] for _, plan in world.plans(since)])
+    there = np.all(np.abs(uppers - raised(-0.6)[arms]) < 0.02, axis=1)
+    assert there.any() and np.argmax(there) < 35  # at full speed the way takes 40 setpoints
 
 
 def test_a_frozen_state_counts_as_silence(world):
