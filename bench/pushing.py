@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import time
 
-import numpy as np
-
 from dmo_ros.core.images import to_observation
 from dmo_ros.core.metrics import SuccessTracker, wilson
 from dmo_ros.twins.base import make_operator, make_twin, Twin
 from dmo_ros.twins.push_cube import PushCubeTwin
+import numpy as np
 
 
 def evaluate(twin: Twin, skill: str, starts: int, seed: int, late: bool) -> str:
