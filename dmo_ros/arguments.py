@@ -18,8 +18,10 @@ from .graph import Argument, ros_domain, Stack, StackError
 
 UNITREE = ('go2', 'g1')
 ROBOT_CAMERA, MULTICAST = 'robot', 'multicast'
+REMOTE = 'unitree'
 WITH_CAMERA = ('go2',)  # robots whose own camera we can ask for pictures
 
+PADS = ('xbox', 'dualsense', 'switch_pro', REMOTE)
 ROBOT = Argument('robot', 'twin', 'the simulated robot or the real one', ('twin', 'real'))
 REAL = (
     Argument(
@@ -77,7 +79,13 @@ COMMON = (
     Argument('record', '', 'folder of the bag to record; empty for none'),
     Argument('speed', 1.0, 'how many times faster than real time a twin may run'),
     Argument('seed', 0, 'seed of the twin and of the operator'),
-    Argument('pad', 'xbox', 'buttons of the pad', ('xbox', 'dualsense')),
+    Argument(
+        'pad',
+        'xbox',
+        "numbers of the pad's axes and buttons; unitree starts the node that listens to the "
+        "robot's own remote, and the keyboard (dmo keyboard) is an xbox",
+        PADS,
+    ),
     Argument('joy', False, "start ROS's joy_node for a pad on this machine (package joy)"),
     Argument('namespace', '', 'namespace of the whole graph'),
     Argument(
@@ -112,6 +120,8 @@ def check(stack: Stack, values: Mapping[str, Any]) -> None:
             f"the pictures of {spec.robot}'s camera are not asked for over its own protocol; "
             'name its device or topic with camera:='
         )
+    if values['pad'] == REMOTE and spec.robot not in UNITREE:
+        raise StackError(f'pad:={REMOTE} is the remote of a Go2 or G1, not of {spec.robot}')
     if values['policy'] and not Path(values['policy']).is_file():
         raise StackError(f'policy:={values["policy"]} is not a file; make one with dmo export')
     if values['trusted_keys'] and not values['policy']:
@@ -215,6 +225,7 @@ def derive(stack: Stack, values: Mapping[str, Any]) -> dict[str, Any]:
         'twin': values['robot'] == 'twin',
         'lockstep': values['speed'] > 1.0,
         'rate': get_task(stack.task).rate_hz,
+        'remote': values['pad'] == REMOTE and values['operator'] == 'none',
         'source': source,
         'topic': topic,
         'camera_path': path,

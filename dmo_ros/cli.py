@@ -21,6 +21,7 @@ HELP = """usage: dmo COMMAND [...]
   doctor                     what works on this machine, what is missing, and the fix
   demo                       the whole loop on a simulated robot; ends with a table
   up GRAPH [name:=value ...] a graph of ROS 2 nodes: a task's, or record_play
+  keyboard [NAMESPACE]       this terminal's keys as a pad
   lifecycle NODE ACTION      lead policy or bridge on: configure, activate, deactivate, get
   security make DIR --task T a DDS-Security keystore of least privilege
 
@@ -101,6 +102,18 @@ def _lifecycle(words: Sequence[str]) -> int:
     from . import lifecycle
 
     return lifecycle.main(words)
+
+
+def _keyboard(words: Sequence[str]) -> int:
+    parser = _parser('keyboard', "This terminal's keys as a pad, for a graph with pad:=xbox.")
+    parser.add_argument('namespace', nargs='?', default='', help='of the graph')
+    given = parser.parse_args(words)
+    from .graph import environment
+    from .nodes import keyboard
+
+    os.environ.update(environment())
+    place = ['-r', f'__ns:=/{given.namespace.strip("/")}']
+    return keyboard.main(['--ros-args', *place])
 
 
 def _security(words: Sequence[str]) -> int:
@@ -302,6 +315,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     'doctor': _doctor,
     'demo': _demo,
     'up': _up,
+    'keyboard': _keyboard,
     'lifecycle': _lifecycle,
     'security': _security,
     'record': _record,

@@ -64,7 +64,8 @@ class NodeSpec:
     ``parameters`` may hold ``'{argument}'``, which is replaced by the argument's value, type and
     all.  ``when`` names the argument without which (empty, 'none', false) the node is left out;
     ``only`` keeps it to ``robot:=twin`` or ``robot:=real``.  The end of a ``required`` node ends
-    the graph.  ``package`` and ``executable`` are for nodes of others.
+    the graph.  ``general`` nodes have no parameter ``task``; ``package`` and ``executable`` are
+    for nodes of others.
     """
 
     name: str
@@ -72,6 +73,7 @@ class NodeSpec:
     when: str = ''
     only: str = ''
     required: bool = True
+    general: bool = False
     package: str = PACKAGE
     executable: str = ''
 
@@ -139,7 +141,7 @@ class Stack:
         processes = [
             self._process(node, filled, extra.pop(node.name, {}))
             for node in self.nodes
-            if node.wanted(values)
+            if node.wanted(filled)
         ]
         if extra:
             raise StackError(
@@ -158,7 +160,11 @@ class Stack:
             name=node.name,
             namespace=f'/{namespace}',
             config=self._config(values) if ours else (),
-            parameters={**({'task': self.task} if ours else {}), **filled, **extra},
+            parameters={
+                **({'task': self.task} if ours and not node.general else {}),
+                **filled,
+                **extra,
+            },
             remaps={'/clock': 'clock'} if namespace else {},
             required=node.required,
             package=node.package,

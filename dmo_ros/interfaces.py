@@ -16,7 +16,8 @@ from typing import Any
 
 from .graph import PACKAGE, parse, Process, Stack
 
-PATIENCE = 5.0  # s until the middleware has told a node of itself
+PATIENCE = 10.0  # s until the middleware has told a node of itself
+SETTLED = 0.3  # s without anything new
 ELSEWHERE = 'camera/image'  # the camera hears it only while it is being asked
 # What a camera, a policy and a recorder are made with here instead of what they would run with.
 _HARMLESS: dict[str, dict[str, Any]] = {
@@ -45,7 +46,9 @@ def real_processes(stack: Stack, given: Mapping[str, Any]) -> list[Process]:
 def interfaces(process: Process) -> Interfaces:
     """Make a process's node, ask it, and end it again; needs ROS."""
     if process.package != PACKAGE:
-        return _of_joy(process.namespace.rstrip('/'))
+        return _of_a_pad('joy', process.namespace.rstrip('/'), {'joy/set_feedback'})
+    if process.name == 'remote':  # it listens to the robot from the start
+        return _of_a_pad('remote', process.namespace.rstrip('/'), set())
     parameters = {**process.parameters, **_HARMLESS.get(process.name, {})}
     with _node(replace(process, parameters=parameters)) as node:
         found = _ask(node)
@@ -99,18 +102,27 @@ def _ask(node: Any) -> Interfaces:
         by_node = getattr(node, f'get_{kind}_names_and_types_by_node')
         return frozenset(found for found, _ in by_node(name, namespace))
 
-    until = time.monotonic() + PATIENCE
-    while '/parameter_events' not in names('publisher') and time.monotonic() < until:
-        time.sleep(0.02)
-    return Interfaces(names('publisher'), names('subscriber'), names('service'), names('client'))
+    def look() -> Interfaces:
+        return Interfaces(
+            names('publisher'), names('subscriber'), names('service'), names('client')
+        )
+
+    # The middleware tells a node of its own ends one by one: wait until nothing comes any more.
+    until, before, found = time.monotonic() + PATIENCE, None, look()
+    while time.monotonic() < until and (
+        found != before or '/parameter_events' not in found.publishes
+    ):
+        time.sleep(SETTLED)
+        before, found = found, look()
+    return found
 
 
-def _of_joy(here: str) -> Interfaces:
-    """Return what ROS's joy_node has (its documentation); it is not made here."""
+def _of_a_pad(name: str, here: str, heard: set[str]) -> Interfaces:
+    """Return what a node has that publishes joy, and is not made here."""
     services = ('describe_parameters', 'get_parameter_types', 'get_parameters', 'list_parameters')
     setters = ('set_parameters', 'set_parameters_atomically', 'get_type_description')
     return Interfaces(
         frozenset({f'{here}/joy', '/rosout', '/parameter_events'}),
-        frozenset({f'{here}/joy/set_feedback', '/parameter_events'}),
-        frozenset(f'{here}/joy/{service}' for service in (*services, *setters)),
+        frozenset({*(f'{here}/{topic}' for topic in heard), '/parameter_events'}),
+        frozenset(f'{here}/{name}/{service}' for service in (*services, *setters)),
     )

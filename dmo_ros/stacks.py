@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .arguments import ARGUMENTS, check, COMMON, derive, FLEXIV, G1, REAL, ROBOT, TASK
+from .arguments import ARGUMENTS, check, COMMON, derive, FLEXIV, G1, REAL, ROBOT, TASK, UNITREE
+from .core.tasks import get_task
 from .core.topics import RECORDED
 from .graph import (
     Argument,
@@ -41,8 +42,9 @@ __all__ = [
 ]
 
 
-def _nodes(bridge: str, own: Mapping[str, Any]) -> tuple[NodeSpec, ...]:
+def _nodes(task: str, bridge: str, own: Mapping[str, Any]) -> tuple[NodeSpec, ...]:
     """Return a real robot's graph; ``own`` are its bridge's further parameters."""
+    remote = (_REMOTE,) if get_task(task).robot in UNITREE else ()
     camera = {
         'source': '{source}',
         'topic': '{topic}',
@@ -60,6 +62,7 @@ def _nodes(bridge: str, own: Mapping[str, Any]) -> tuple[NodeSpec, ...]:
         NodeSpec('gate'),
         NodeSpec('teleop'),
         _JOY,
+        *remote,
         # A simulated scene may stand still, its stamps are the twin's time, its rate the task's.
         NodeSpec(
             'camera',
@@ -97,6 +100,9 @@ _JOY = NodeSpec(
     'joy',
     package='joy',
     executable='joy_node',
+)
+_REMOTE = NodeSpec(
+    'remote', {'robot': '{robot}', 'interface': '{interface}'}, 'remote', general=True
 )
 _POLICY = NodeSpec(
     'policy',
@@ -138,7 +144,7 @@ def _stack(
         arguments=(ROBOT, *REAL, *more, *COMMON),
         config=f'{task}.yaml',
         scripted=scripted,
-        nodes=_nodes(bridge, own),
+        nodes=_nodes(task, bridge, own),
         check=check,
         derive=derive,
     )

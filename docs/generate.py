@@ -25,6 +25,8 @@ GUIDES = ('README.md', 'docs/method.md')
 NODES = (
     'camera',
     'teleop',
+    'keyboard',
+    'remote',
     'gate',
     'policy',
     'go2_bridge',
@@ -35,6 +37,11 @@ NODES = (
     'operator',
     'evaluator',
 )
+# Nodes that want a terminal or a robot to be made: what they hear and say.
+MADE_ELSEWHERE = {
+    'keyboard': ('`gate/status` (DiagnosticStatus)', '`joy` (Joy)', '-'),
+    'remote': ('-', '`joy` (Joy)', '-'),
+}
 COMMON = ('/rosout', '/parameter_events')  # every node has them
 
 # What the paper states (Table 4 and text; '-': it leaves it open), and the field that holds it.
@@ -212,16 +219,16 @@ def nodes() -> str:
         rclpy.init(args=['--ros-args', *words, '--log-level', 'fatal'])
         try:
             for name in NODES:
-                rows.append(_describe(name, make_node(name)))
+                if name in MADE_ELSEWHERE:
+                    rows.append((f'`{name}`', _does(name), *MADE_ELSEWHERE[name]))
+                else:
+                    rows.append(_describe(name, make_node(name)))
         finally:
             rclpy.try_shutdown()
     return table(('node', 'does', 'subscribes', 'publishes', 'services'), rows)
 
 
 def _describe(name: str, node: Any) -> tuple[str, ...]:
-    module = sys.modules[f'dmo_ros.nodes.{name}']
-    doc = ' '.join((module.__doc__ or '').strip().split('\n\n')[0].split()).replace('``', '`')
-    doc = re.sub(r' *\(see :mod:`[^`]*`\)', '', doc)
     heard = _listed((s.topic_name, s.msg_type) for s in node.subscriptions)
     said = _listed((p.topic_name, p.msg_type) for p in node.publishers)
     served = _listed(
@@ -230,7 +237,14 @@ def _describe(name: str, node: Any) -> tuple[str, ...]:
         if 'rcl_interfaces' not in s.srv_type.__module__ and 'type_description' not in s.srv_name
     )
     node.destroy_node()
-    return f'`{name}`', doc.rstrip('.'), heard, said, served
+    return f'`{name}`', _does(name), heard, said, served
+
+
+def _does(name: str) -> str:
+    """Return the first paragraph of a node's own text."""
+    text = importlib.import_module(f'dmo_ros.nodes.{name}').__doc__ or ''
+    doc = ' '.join(text.strip().split('\n\n')[0].split()).replace('``', '`')
+    return re.sub(r' *\(see :mod:`[^`]*`\)', '', doc).rstrip('.')
 
 
 def _listed(ends: Iterator[tuple[str, type]]) -> str:

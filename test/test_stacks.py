@@ -1,4 +1,6 @@
-from dmo_ros.arguments import UNITREE
+from pathlib import Path
+
+from dmo_ros.arguments import PADS, UNITREE
 from dmo_ros.core.tasks import get_task, TASKS
 from dmo_ros.core.topics import RECORDED
 from dmo_ros.graph import foreign
@@ -216,6 +218,15 @@ def test_joy_is_ros_own_node_and_a_missing_package_is_named(monkeypatch, tmp_pat
     assert command(joy)[0] == str(program)
 
 
+def test_the_robots_own_remote_is_listened_to_when_it_is_the_pad():
+    remote = processes('push_cube', robot='real', interface='eth0', pad='unitree')['remote']
+    assert remote.parameters == {'robot': 'real', 'interface': 'eth0'}
+    assert 'remote' not in processes('push_cube')
+    assert 'remote' not in processes('push_cube', pad='unitree', operator='play')
+    with pytest.raises(StackError, match='remote of a Go2 or G1'):
+        get_stack('push_t').resolve({'pad': 'unitree'})
+
+
 def test_record_play_is_the_tasks_own_graph_recording():
     given = {'operator': 'play', 'seed': '3'}
     same = get_stack('push_t').resolve({**given, 'record': 'play_{n}'})
@@ -246,6 +257,9 @@ def test_a_stack_agrees_with_its_task_and_its_files(name):
     known = {argument.name for argument in stack.arguments}
     known |= set(stack.derive(stack, stack.parse({})))
     assert used | {node.when for node in stack.nodes if node.when} <= known
+    assert {p.stem for p in Path(share('config', stack.config)).parent.glob('joy_*')} == {
+        f'joy_{pad}' for pad in PADS
+    }
     assert all(argument.description for argument in stack.arguments)
 
 
