@@ -176,9 +176,16 @@ def test_damp_is_a_service_and_sonic_is_not_started_again(probe, gate, peer, sta
     probe.until(lambda: level(status) == DiagnosticStatus.OK)
     client = probe.node.create_client(Trigger, 'g1_bridge/damp')
     assert client.wait_for_service(PATIENCE)
-    future = client.call_async(Trigger.Request())
-    probe.until(future.done)
-    assert future.result().success, future.result().message
+    answers = []
+
+    def answered():  # a request may go to the ghost of the test before's bridge alone: ask again
+        answers.append(client.call_async(Trigger.Request()))
+        probe.until(answers[-1].done, 2.0, strict=False)
+        return any(answer.done() for answer in answers)
+
+    probe.until(answered)
+    result = next(answer.result() for answer in answers if answer.done())
+    assert result.success, result.message
     probe.until(lambda: peer.tell()['state'] == 'ENDED')
     probe.until(lambda: level(status) == DiagnosticStatus.ERROR)
     peer.say('boot')
