@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 from dmo_ros.core.images import to_observation
 from dmo_ros.core.metrics import SuccessTracker, wilson
@@ -84,10 +85,9 @@ def main() -> int:
     if args.sheet:
         sheet(args.task, args.sheet)
         return 0
+    twin: Any = make_twin(args.task, args.starts, 7)
     if args.task == 'push_cube':
-        twin: Twin = PushCubeTwin(args.starts, 7, response=args.response)
-    else:
-        twin = make_twin(args.task, args.starts, 7)
+        twin = PushCubeTwin(args.starts, 7, response=args.response)
     print(evaluate(twin, args.skill, args.starts, 8, args.late))
     print(speed(twin, 20))
     return 0

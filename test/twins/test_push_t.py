@@ -98,12 +98,14 @@ def test_the_tool_stops_at_the_edge_of_its_workspace():
 
 def test_a_push_through_the_middle_goes_straight_and_one_beside_it_turns():
     twin = PushTTwin(3)
-    x = -G.unit / 2 - G.tool_radius - 0.002
-    twin.reset(state=np.array([[x, y, 0, 0, 0.0] for y in (0.0, -0.08, 0.0)]))
+    gap = G.tool_radius + 0.002
+    below, beside = (0.0, G.outline[:, 1].min() - gap), (-G.unit / 2 - gap, -0.08)
+    tools = (below, beside, (-0.2, -0.2))
+    twin.reset(state=np.array([[*tool, 0.0, 0.0, 0.0] for tool in tools]))
     for _ in range(2):
-        twin.step(np.array([[0.1, 0.0], [0.1, 0.0], [0.0, 0.0]]))
+        twin.step(np.array([[0.0, 0.1], [0.1, 0.0], [0.0, 0.0]]))
     straight, turned, untouched = twin.state
-    assert 0.03 < straight[2] < 0.045 and abs(straight[4]) < 0.02
+    assert 0.03 < straight[3] < 0.045 and abs(straight[4]) < 0.02
     assert turned[4] > 0.2  # pushed to the right below its centre: counter-clockwise
     np.testing.assert_array_equal(untouched[2:], 0.0)
 
