@@ -36,6 +36,7 @@ from .push_cube_scene import (
 from ..core.tasks import TASKS
 
 TICK = 0.01  # s, of the controller that turns velocity commands into steps
+TRIES = 500
 GIVE = 0.02  # m by which things that are pressed against each other may overlap
 STARTS = {'seen': 0.4, 'behind': 0.25, 'anywhere': 0.2, 'hidden': 0.15}
 RESPONSES = ('first_order', 'locomotion')
@@ -119,10 +120,11 @@ class PushCubeTwin:
         hidden: the pillar covers some of it; anywhere: as it comes.
         """
         kind = kind or str(self.rng.choice(list(STARTS), p=list(STARTS.values())))
-        while True:
+        for _ in range(TRIES):
             state = self._draw(kind)
             if not self.check(state) and self._fair(state) and self._is(kind, state):
                 return state
+        return self.random_start('anywhere')  # a room in which nothing can be hidden, say
 
     def _draw(self, kind: str) -> np.ndarray:
         room, turn = self.room, self.rng.uniform(-math.pi, math.pi, 2)
