@@ -15,6 +15,7 @@ import time
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from dmo_ros.core.tasks import get_task
+from dmo_ros.doctor_robots import check_gl
 from dmo_ros.nodes import qos
 from dmo_ros.stacks import GRAPHS
 import pytest
@@ -65,6 +66,9 @@ def test_a_robots_graph_is_driven_under_ros2_launch_and_ends_cleanly(task, liste
     absent = [name for name in NEEDED[task] if importlib.util.find_spec(name) is None]
     if absent:
         pytest.skip(f'not installed: {", ".join(absent)}')
+    gl = check_gl()
+    if gl.state != 'ok':
+        pytest.skip(f'{gl.detail}; {gl.fix}')
     node, executor = listener
     images, gate = [], []
     node.create_subscription(Image, '/bench/image_raw', images.append, qos.SENSOR)

@@ -8,6 +8,7 @@ import time
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from dmo_ros.core.tasks import get_task
+from dmo_ros.doctor_robots import check_gl
 from dmo_ros.lifecycle import change, LifecycleError, main
 from dmo_ros.nodes import qos
 from dmo_ros.nodes.convert import command_type
@@ -39,6 +40,9 @@ def need(task):
     absent = [name for name in NEEDED[task] if importlib.util.find_spec(name) is None]
     if absent:
         pytest.skip(f'not installed: {", ".join(absent)}')
+    gl = check_gl()
+    if gl.state != 'ok':
+        pytest.skip(f'{gl.detail}; {gl.fix}')
 
 
 def state(messages):
