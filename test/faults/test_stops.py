@@ -105,7 +105,9 @@ def test_t7_a_bridge_that_dies(go2, book, run):
     """The robot's own expiry: a Go2 holds a Move for 1 s, and has then to come to rest."""
     any_moment(go2)
     at = go2.kill('go2_bridge')
-    book('T7', 'bridge killed, Go2 holds 1 s', 1.2 + TOLERANCE, go2.seconds_to_stand(at))
+    book(
+        'T7', 'bridge killed, Go2 stands after its 1 s', 1.3 + TOLERANCE, go2.seconds_to_stand(at)
+    )
     go2.restart('go2_bridge')
     stays_at_rest(go2)
 
@@ -137,9 +139,10 @@ spec = get_task('push_cube')
 out = node.create_publisher(convert.command_type(spec), sys.argv[1], qos.COMMAND_OUT)
 def publish():
     out.publish(convert.to_command((-0.37, 0.11, 0.0), spec, node.get_clock().now().nanoseconds))
-publish()
 node.create_timer(0.005, publish)
-print('publishing', flush=True)
+while not out.get_subscription_count():
+    publish()
+print('found', flush=True)
 rclpy.spin(node)
 """
 
@@ -149,7 +152,7 @@ def test_d3_a_second_writer(go2, book, run, topic):
     any_moment(go2)
     rogue = subprocess.Popen([sys.executable, '-c', ROGUE, topic], stdout=subprocess.PIPE)
     try:
-        assert rogue.stdout.readline()
+        assert rogue.stdout.readline()  # somebody has been found who would listen to it
         at = time.monotonic()
         seconds = go2.seconds_to_rest(at)
         go2.until(lambda: go2.state() == 'FAULT', why='a second writer is a fault')
@@ -159,7 +162,7 @@ def test_d3_a_second_writer(go2, book, run, topic):
         rogue.wait()
         rogue.stdout.close()
     assert -0.37 not in heard
-    book('D3', f'rogue on {topic}: stopped', 1.0, seconds)
+    book('D3', f'rogue on {topic} found its listener', 0.5, seconds)
     stays_at_rest(go2)
 
 
@@ -187,7 +190,7 @@ def test_v1_a_command_that_is_not_a_number(go2, book, run):
     go2.kill('policy')
     with go2.as_policy() as command:
         command((0.3, 0.0, 0.0))
-        go2.drive()
+        go2.drive(repair=False)
         at = command((float('nan'), 0.0, 0.0))
         book('V1', 'NaN from the policy', 0.02 + TOLERANCE, go2.seconds_to_rest(at))
         assert go2.state() == 'FAULT'
@@ -202,7 +205,7 @@ def test_c3_a_command_from_the_future(go2, book, run):
     go2.kill('policy')
     with go2.as_policy() as command:
         command((0.3, 0.0, 0.0))
-        go2.drive()
+        go2.drive(repair=False)
         at = command((0.3, 0.0, 0.0), ahead=1000.0, once=True)
         command(None)
         book('C3', 'future stamp, then silence', command_limit(go2), go2.seconds_to_rest(at))
