@@ -304,6 +304,13 @@ def test_a_stored_model_is_the_same_model(model, tmp_path):
     assert torch.equal(*frames)
 
 
+def test_a_context_may_be_a_single_frame(model):
+    world, one = Dreamer4World(model, 3), context(length=1)
+    assert one.action.shape[1] == 0
+    world.reset(one)
+    assert world.step(torch.ones(3, ACTIONS)).reward.isfinite().all()
+
+
 def test_contexts_that_do_not_fit_are_refused(model):
     world, good = Dreamer4World(model, 3), context()
     with pytest.raises(RuntimeError, match='no context'):

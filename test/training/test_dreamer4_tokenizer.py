@@ -20,7 +20,9 @@ CONFIG = TokenizerConfig(
 
 def make(seed=0, **changes):
     torch.manual_seed(seed)
-    tokenizer = Tokenizer(replace(CONFIG, **changes), mean=[1.0, 2.0, 3.0], std=[0.5, 1.0, 2.0])
+    tokenizer = Tokenizer(replace(CONFIG, **changes))
+    torch.nn.init.normal_(tokenizer.decoder.patch.weight, std=0.1)  # it begins at zero
+    tokenizer.mean, tokenizer.spread = torch.arange(3.0), torch.tensor([0.5, 1.0, 2.0])
     return tokenizer.requires_grad_(False)
 
 
@@ -45,6 +47,15 @@ def test_frames_are_brought_to_size_by_area():
     mean = frames[0, 0, 2:4, 6:8].float().mean(dim=(0, 1))
     assert (small[0, 0, 1, 3].float() - mean).abs().max() <= 0.5
     assert resize(frames, 16) is frames
+
+
+def test_a_learned_place_tells_patches_apart_also_where_they_are_masked():
+    tokenizer, (frames, proprio) = make(places=True), clip()
+    hidden = Hidden(torch.ones(2, 6, CONFIG.patches, dtype=torch.bool), torch.ones(2, 6).bool())
+    patches, own = tokenizer.patches(frames), tokenizer.normalise(proprio)
+    before = tokenizer.encoder(patches, own, hidden)
+    tokenizer.encoder.place[3] += 1
+    assert not torch.equal(tokenizer.encoder(patches, own, hidden), before)
 
 
 @pytest.mark.parametrize('streams', [1, 2])
@@ -149,9 +160,9 @@ def test_the_perceptual_term_has_a_gradient_everywhere_and_no_hole():
 @pytest.mark.parametrize('drop', [1, 2, 3])
 def test_every_weight_has_a_gradient(drop):
     """What nothing reads is not built; distributed training would stumble over it."""
-    tokenizer = make(drop=drop).requires_grad_().train()
+    tokenizer = make(drop=drop, places=drop == 1).requires_grad_().train()
     frames, proprio = clip()
-    tokenizer.loss(frames, proprio, torch.Generator().manual_seed(3))['total'].backward()
+    tokenizer(frames, proprio, torch.Generator().manual_seed(3))['total'].backward()
     idle = [name for name, p in tokenizer.named_parameters() if p.grad is None]
     assert idle == []
 
@@ -164,7 +175,7 @@ def test_training_lowers_the_loss():
     frames = resize(resize(frames, 2), 16)  # smooth
     first = last = None
     for _ in range(60):
-        terms = tokenizer.loss(frames, proprio)
+        terms = tokenizer(frames, proprio)
         optimiser.zero_grad()
         terms['total'].backward()
         optimiser.step()
@@ -194,6 +205,27 @@ def test_no_gradient_flows_into_the_scale():
     scale, loss = RunningRms(), torch.tensor(3.0, requires_grad=True)
     (gradient,) = torch.autograd.grad(scale(loss), loss)
     assert float(gradient) == pytest.approx(1 / 3)
+
+
+def test_standardised_patches_have_no_mean_and_unit_variance():
+    """And go back to the pixels they came from."""
+    tokenizer, (frames, proprio) = make(), clip(8, 20)
+    tokenizer.standardise(frames, proprio + 5)
+    patches = tokenizer.patches(frames)
+    assert patches.mean(dim=(0, 1)).abs().max() < 1e-5
+    assert float(patches.square().mean()) == pytest.approx(1, abs=1e-4)
+    assert torch.equal(to_frames(tokenizer.pixels(patches), 4), frames)
+    own = tokenizer.normalise(proprio + 5)
+    torch.testing.assert_close(own.mean(dim=(0, 1)), torch.zeros(3), rtol=0, atol=1e-5)
+
+
+def test_an_untrained_tokenizer_shows_the_mean_image():
+    torch.manual_seed(0)
+    tokenizer, (frames, proprio) = Tokenizer(CONFIG), clip()
+    tokenizer.standardise(frames, proprio)
+    made, _ = tokenizer.decode(tokenizer.encode(frames, proprio))
+    mean = frames.float().mean(dim=(0, 1))
+    assert (made.float() - mean).abs().max() <= 1
 
 
 def test_proprioception_is_decoded_in_its_own_units():

@@ -73,19 +73,25 @@ def attend(
     :param mask: added to the logits, broadcast over the heads.
     :param causal: query i sees keys up to i (only without ``mask`` and with L = M).
     """
+    share = query.shape[1] // key.shape[1]
     if soft_cap:
+        key, value = (x.repeat_interleave(share, dim=1) for x in (key, value))
         return _attend_capped(query, key, value, mask, causal, soft_cap)
-    shared = query.shape[1] != key.shape[1]
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=shared
-    )
+    if mask is None or share == 1:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=share > 1
+        )
+    # Fused kernels share keys or take a mask, not both: heads that share become further queries.
+    length = query.shape[2]
+    mask = mask if mask.shape[-2] == 1 else mask.repeat(*[1] * (mask.ndim - 2), share, 1)
+    query = query.unflatten(1, (-1, share)).flatten(2, 3)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return mixed.unflatten(2, (share, length)).flatten(1, 2)
 
 
 def _attend_capped(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, soft_cap: float
 ) -> Tensor:
-    share = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(share, dim=1) for x in (key, value))
     logits = query @ key.transpose(-1, -2) * HEAD_SIZE**-0.5
     logits = soft_cap * (logits / soft_cap).tanh()
     if causal:

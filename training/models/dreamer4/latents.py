@@ -46,8 +46,9 @@ class LatentSegment(NamedTuple):
 def fingerprint(tokenizer: Tokenizer) -> str:
     """Return a hash of everything that latents depend on."""
     digest = hashlib.sha256(repr(tokenizer.config).encode())
-    state = {**tokenizer.encoder.state_dict(), 'mean': tokenizer.mean, 'std': tokenizer.spread}
-    for name, tensor in sorted(state.items()):
+    state = tokenizer.state_dict()
+    for name in sorted(name for name in state if not name.startswith(('decoder.', 'scale.'))):
+        tensor = state[name]
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -165,10 +165,7 @@ class Append:
         position = ring.length[:, None] + torch.arange(frames, device=device)
         self.slot = position % ring.capacity
         self.turn = turn_of(position[:, :, None], ring.tensors[0].dtype == torch.float64)
-        mask = self._mask(position)
-        if frames > 1:  # heads that share keys are laid out as further queries
-            mask = mask.repeat(1, ring.trunk.heads // ring.trunk.key_heads, 1)
-        self.mask = mask[:, None]
+        self.mask = self._mask(position)[:, None]
 
     def _mask(self, position: Tensor) -> Tensor:
         """Return (B, T, capacity), what each new frame sees of each slot."""
@@ -186,18 +183,15 @@ class Append:
             tensor[self.ring.row[:, None], :, :, self.slot] = new.to(tensor.dtype)
 
     def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
-        """Store, and mix over the ring; heads that share keys become further queries."""
+        """Store, and mix over the ring; tokens count as heads, so that nothing is copied."""
         self.store(layer, group, heads)
         key, value = self.ring.key[group][layer], self.ring.value[group][layer]
-        batch, frames, tokens = heads.query.shape[:3]
-        query = heads.query.unflatten(3, (key.shape[2], -1)).permute(0, 2, 3, 4, 1, 5)
-        query = query.reshape(batch, tokens * key.shape[2], -1, HEAD_SIZE)
+        query = heads.query.permute(0, 2, 3, 1, 4)
         mixed = attend(
-            query, key.flatten(1, 2), value.flatten(1, 2), self.mask,
+            query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2), self.mask,
             soft_cap=self.ring.trunk.soft_cap,
         )  # fmt: skip
-        mixed = mixed.view(batch, tokens, key.shape[2], -1, frames, HEAD_SIZE)
-        return mixed.permute(0, 4, 1, 2, 3, 5).flatten(3, 4)
+        return mixed.view(query.shape).permute(0, 3, 1, 2, 4)
 
     def commit(self) -> None:
         """Count the frames as seen: what they wrote stays."""

@@ -74,7 +74,8 @@ class Dreamer4World:
                 'give one for each selected world'
             )
         # The action of a frame is the one that led to it; nobody knows the first one's.
-        led = torch.cat((torch.zeros_like(action[:, :1]), action), dim=1)
+        first = action.new_zeros(len(action), 1, action.shape[2])
+        led = torch.cat((first, action), dim=1)
         known = torch.ones(led.shape[:2], dtype=torch.bool)
         known[:, 0] = False
         latent = self._encode(frames, context.proprio)
