@@ -102,6 +102,23 @@ def test_six_key_value_heads_take_the_dynamics_to_595_million():
         assert count(Dynamics(DynamicsConfig(trunk=trunk))) / 1e6 == pytest.approx(595, abs=0.5)
 
 
+@pytest.mark.parametrize(
+    'name, kv_heads, world, screen',
+    [('push_cube', 0, 884, 198), ('push_cube', 6, 221, 198), ('grab_box', 0, 884, 672)],
+)
+def test_a_rollouts_memory_is_what_the_roofline_reckons_with(name, kv_heads, world, screen):
+    """In MiB of bfloat16 (reference section 4.1); decoder latents end before its last layers."""
+    config = size(name, ACTIONS[name])
+    trunk = replace(config.dynamics.trunk, kv_heads=kv_heads)
+    with torch.device('meta'):
+        dynamics = Dynamics(replace(config.dynamics, trunk=trunk)).bfloat16()
+        decoder = Decoder(config.tokenizer).bfloat16()
+        rings = dynamics.ring(1, agent=False), decoder.trunk.ring(1)
+    for ring, mebibytes in zip(rings, (world, screen)):
+        total = sum(tensor.numel() * tensor.element_size() for tensor in ring.tensors)
+        assert total / 2**20 == pytest.approx(mebibytes, abs=0.6)
+
+
 def test_the_small_presets_stay_small():
     assert sum(counts(size('demo', 3))) < 5e6
     assert 1e8 < sum(counts(size('mid', 3))) < 3e8
