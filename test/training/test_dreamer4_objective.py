@@ -59,6 +59,22 @@ def test_a_frozen_base_stays_as_it_is():
         make(freeze_base=True)
 
 
+def test_the_agent_is_read_as_a_rollout_reads_it():
+    """At the signal of context and the finest step, so that the calibration holds there."""
+    objective, data, seen = make(True), batch(), []
+    network = objective.dynamics.forward
+    objective.dynamics.forward = lambda *args, **kwargs: (
+        seen.append(args) or network(*args, **kwargs)
+    )
+    objective.as_context(data)
+    noisy, _, level, step, _ = seen[0]
+    assert level.unique().tolist() == [CONFIG.context_level]
+    assert step.unique().tolist() == [CONFIG.step_sizes - 1]
+    share = CONFIG.context_level / CONFIG.levels
+    noise = (noisy - share * data.latent) / (1 - share)
+    assert float(noise.std()) == pytest.approx(1, abs=0.2)
+
+
 def test_flow_and_bootstrap_are_each_divided_by_their_own_rms():
     objective = make()
     for bootstrap, kind in ((False, 'flow'), (True, 'bootstrap')):

@@ -304,6 +304,19 @@ def test_a_stored_model_is_the_same_model(model, tmp_path):
     assert torch.equal(*frames)
 
 
+def test_an_action_of_a_context_stands_at_the_frame_it_led_to(model, monkeypatch):
+    """And the first frame has none."""
+    world, given, seen = Dreamer4World(model, 3), context(), []
+    monkeypatch.setattr(world.rollout, 'begin', lambda *args: seen.extend(args))
+    world.reset(given, torch.tensor([True, True, True]))
+    latent, action, mask, rows = seen
+    assert torch.equal(action[:, 1:], given.action)
+    assert mask.tolist() == [[False, True, True, True]] * 3
+    assert rows.tolist() == [0, 1, 2]
+    expected = model.tokenizer.encode(given.observation, given.proprio)
+    torch.testing.assert_close(latent, expected)
+
+
 def test_a_context_may_be_a_single_frame(model):
     world, one = Dreamer4World(model, 3), context(length=1)
     assert one.action.shape[1] == 0

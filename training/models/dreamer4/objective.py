@@ -86,7 +86,7 @@ class Objective(nn.Module):
         total, figures = batch.latent.new_zeros(()), dict[str, float]()
         agent: Tensor | None
         if self.freeze_base:
-            agent = self._as_context(batch, generator)
+            agent = self.as_context(batch, generator)
         else:
             error, at, agent = self._denoise(batch, bootstrap, teacher, generator)
             kind = 'bootstrap' if bootstrap else 'flow'
@@ -136,8 +136,12 @@ class Objective(nn.Module):
             error = flow_error(denoise, latent, noise, at, levels)
         return error, at, agents[0] if agents else None
 
-    def _as_context(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
-        """Return the agent's output at the signal of context."""
+    def as_context(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
+        """
+        Return the agent's output (B, T, width) as a rollout reads it, at the signal of context.
+
+        ``head.calibrate(head.raw(...), reward)`` wants it of held-out play, without gradient.
+        """
         size, latent = self.dynamics.config, batch.latent.float()
         level = torch.full(latent.shape[:2], size.context_level, device=latent.device)
         step = torch.full_like(level, size.step_sizes - 1)
