@@ -3,7 +3,7 @@
 from dmo_training.models.dreamer4.attention import turn_of
 from dmo_training.models.dreamer4.config import DynamicsConfig, TrunkConfig
 from dmo_training.models.dreamer4.dynamics import Dynamics
-from dmo_training.models.dreamer4.memory import Append, Prefill, Sequence
+from dmo_training.models.dreamer4.memory import Append, Prefill, Ring, Sequence
 import pytest
 import torch
 
@@ -74,6 +74,21 @@ def test_frames_appended_to_a_ring_equal_the_whole_sequence(chunk, options):
 
 def cut_of(estimate, begin, end, rows=slice(None)):
     return type(estimate)(*(part[rows, begin:end] for part in estimate))
+
+
+def test_a_ring_may_be_larger_than_it_has_to_be():
+    """Slots beyond the window hold frames that are not seen."""
+    model, inputs = make(), clip(20)
+    whole = model(*inputs, agent=True)
+    sizes = {'world': (model.config.tokens, 2), 'agent': (1, 2)}
+    where = torch.device('cpu'), torch.float64
+    ring = Ring(model.config.trunk, sizes, 2, 2, *where, align=8)
+    assert ring.capacity == 8
+    for begin in range(0, 20, 2):
+        memory = Append(ring, 2)
+        found = model(*cut(inputs, begin, begin + 2), memory=memory, agent=True)
+        agree(found, cut_of(whole, begin, begin + 2))
+        memory.commit()
 
 
 @pytest.mark.parametrize('length', [3, 5, 8, 13])

@@ -7,9 +7,9 @@ row's length alone.  Keys are stored already rotated by their absolute index: sc
 differences of positions only, and softmax does not care in which order keys lie, so nothing is
 ever shifted.
 
-A capacity of ``window + chunk - 1`` lets a chunk be appended at once: its last frame must not
-evict what its first one still sees.  Denoising passes write the new frame's slots again and again
-and do not advance the length; only ``commit`` does.  So tensors keep their shapes and their
+A capacity of ``window + chunk - 1`` or more lets a chunk be appended at once: its last frame must
+not evict what its first one still sees.  Denoising passes write the new frame's slots again and
+again and do not advance the length; only ``commit`` does.  So tensors keep their shapes and their
 places, which is what CUDA graphs need.
 """
 
@@ -79,15 +79,18 @@ class Ring:
         chunk: int,
         device: torch.device,
         dtype: torch.dtype,
+        align: int = 1,
     ) -> None:
         """
         Reserve an empty ring.
 
         :param sizes: tokens and temporal layers of each group.
         :param chunk: the most frames that are appended at once.
+        :param align: the capacity is a multiple of this; slots beyond the window are not seen.
         """
         self.trunk, self.chunk = trunk, chunk
-        self.window, self.capacity = trunk.window, trunk.window + chunk - 1
+        self.window = trunk.window
+        self.capacity = -(-(trunk.window + chunk - 1) // align) * align
 
         def slots(tokens: int, layers: int) -> list[Tensor]:
             shape = (batch, tokens, trunk.key_heads, self.capacity, HEAD_SIZE)
