@@ -30,7 +30,7 @@ import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Joy
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
 PATIENCE = 60.0
@@ -162,10 +162,12 @@ class Rig:
         self.node.create_subscription(kind, 'cmd', self._on_command, qos.EVERY)
         self._listen('gate/status', self.gate)
         self._listen('bridge/status', self.bridge)
+        self.harm_out = self.node.create_publisher(String, 'twin/harm', qos.FEW)
         self.joy_out = self.node.create_publisher(Joy, 'joy', qos.STREAM)
         self.plugged, self.held, self.pressed, self.stick = True, False, False, 0.0
         self.teleop = next(p for p in self.processes if p.name == 'teleop')
         self.node.create_timer(0.02, self._report)
+        self.ended = False
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         self.thread = threading.Thread(target=self._spin, daemon=True)
@@ -173,8 +175,9 @@ class Rig:
         self.graph.wait_ready(PATIENCE)
 
     def _spin(self):
-        with contextlib.suppress(Exception):
-            self.executor.spin()
+        while not self.ended:
+            with contextlib.suppress(Exception):  # garbage on a topic that it hears itself
+                self.executor.spin_once(timeout_sec=0.1)
 
     def _listen(self, topic, into):
         def take(message):
@@ -285,6 +288,12 @@ class Rig:
         return max(0.0, self.wire.walked[-1] - since)
 
     # ------------------------------------------------------------------ harm, and repair
+    def harm(self, line):
+        """Throw a switch of the robot's peer."""
+        self.until(self.harm_out.get_subscription_count, why='nobody hears twin/harm')
+        self.harm_out.publish(String(data=line))
+        return time.monotonic()
+
     def let_go(self):
         """Release the dead-man and report it at once."""
         self.held = False
@@ -339,8 +348,9 @@ class Rig:
         for child in self.graph.children.values():
             child.send(signal.SIGCONT)
         self.graph.stop()
-        self.executor.shutdown()
+        self.ended = True
         self.thread.join(5)
+        self.executor.shutdown()
         self.node.destroy_node()
 
 
