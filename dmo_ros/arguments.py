@@ -224,6 +224,9 @@ def derive(stack: Stack, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         'twin': values['robot'] == 'twin',
         'lockstep': values['speed'] > 1.0,
+        # Above real time nothing is a robot: a busy machine must not end a twin's play.
+        'joy_timeout': 0.5 if values['speed'] > 1.0 else None,
+        'held_up': 2.0 if values['speed'] > 1.0 else None,
         'rate': get_task(stack.task).rate_hz,
         'remote': values['pad'] == REMOTE and values['operator'] == 'none',
         'source': source,

@@ -155,6 +155,7 @@ class Stack:
     ) -> Process:
         ours = node.package == PACKAGE
         filled = {name: _fill(value, values) for name, value in node.parameters.items()}
+        filled = {name: value for name, value in filled.items() if value is not None}
         namespace = values.get('namespace', '').strip('/')
         return Process(
             name=node.name,
@@ -196,6 +197,7 @@ def parse(name: str, arguments: Iterable[Argument], given: Mapping[str, Any]) ->
 
 
 def _fill(value: Any, values: Mapping[str, Any]) -> Any:
+    """Return an argument's value for '{argument}'; None leaves the parameter to its file."""
     if isinstance(value, str) and value.startswith('{') and value.endswith('}'):
         return values[value[1:-1]]
     return value

@@ -59,7 +59,7 @@ def _nodes(task: str, bridge: str, own: Mapping[str, Any]) -> tuple[NodeSpec, ..
             'record',
             required=False,
         ),
-        NodeSpec('gate'),
+        NodeSpec('gate', _GATE),
         NodeSpec('teleop'),
         _JOY,
         *remote,
@@ -104,6 +104,7 @@ _JOY = NodeSpec(
 _REMOTE = NodeSpec(
     'remote', {'robot': '{robot}', 'interface': '{interface}'}, 'remote', general=True
 )
+_GATE = {'joy_timeout': '{joy_timeout}', 'held_up': '{held_up}'}
 _POLICY = NodeSpec(
     'policy',
     {'path': '{policy}', 'trusted_keys': '{trusted_keys}', 'autostart': '{twin}'},
@@ -166,7 +167,7 @@ STACKS: dict[str, Stack] = {
                 'record',
                 required=False,
             ),
-            NodeSpec('gate'),
+            NodeSpec('gate', _GATE),
             NodeSpec('teleop'),
             _JOY,
             NodeSpec('camera'),

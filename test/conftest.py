@@ -48,6 +48,7 @@ def pytest_configure(config):
     Set before any test imports rclpy. Other sessions, and robots in reach, hear nothing.
     """
     os.environ['ROS_DOMAIN_ID'] = str(_own_domain())
+    os.environ.setdefault('MUJOCO_GL', 'egl')  # gymnasium imports MuJoCo before our twins do
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     os.environ.pop('ROS_LOCALHOST_ONLY', None)  # it would overrule the range, with warnings
     if os.environ.get('ROS_DISTRO') == 'humble':  # knows only the older variable

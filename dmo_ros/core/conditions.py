@@ -156,6 +156,10 @@ class Witnesses:
         if stamp > 0:
             self._heard[stream] = stamp, now
 
+    def heard(self, stamp: int) -> bool:
+        """Tell whether a stream has come as far as this stamp."""
+        return any(seen >= stamp for seen, _ in self._heard.values())
+
     def ahead(self, now: float, stamp: int) -> bool:
         """Tell a stamp that comes from the future; without a witness nothing does."""
         if not stamp or not self._heard:

@@ -33,8 +33,8 @@ from .steering import JUMP
 from .tasks import TaskSpec
 
 TELEOP, POLICY = 'teleop', 'policy'
-HELD_UP = 0.25  # s between two ticks that prove that the gate itself was not running
 POSTURE_TIMEOUT = 0.5  # s
+EARLY = 0.05  # s that a command may come before the frame it answers
 
 
 class State(Enum):
@@ -63,6 +63,7 @@ class GateConfig:
     joy_rate: float = 15.0
     need_bridge: bool = False
     need_camera: bool = False
+    held_up: float = 0.25  # between two ticks that prove that the gate itself was not running
 
     @classmethod
     def of(
@@ -72,6 +73,7 @@ class GateConfig:
         joy_rate: float = 15.0,
         need_bridge: bool = False,
         need_camera: bool = False,
+        held_up: float = 0.25,
     ) -> GateConfig:
         """Take the limits from a task."""
         return cls(
@@ -84,6 +86,7 @@ class GateConfig:
             joy_rate,
             need_bridge,
             need_camera,
+            held_up,
         )
 
 
@@ -91,6 +94,16 @@ class GateConfig:
 class Command:
     """The action fields in SI units, with the stamp (ns) of what caused them."""
 
+    values: tuple[float, ...]
+    stamp: int
+
+
+@dataclass(frozen=True)
+class _Early:
+    """A command whose frame has not been heard of: two topics keep no order between them."""
+
+    arrived: float
+    source: str
     values: tuple[float, ...]
     stamp: int
 
@@ -121,6 +134,7 @@ class Gate:
         self._heard, self._heard_at = 0, 0.0
         self._jumped = 0
         self._witnesses = Witnesses()
+        self._early: _Early | None = None
 
     # ------------------------------------------------------------------ what comes in
     def on_pad(self, now: float, pad: Pad, stamp: int) -> Command | None:
@@ -136,7 +150,7 @@ class Gate:
                 return self._halt(now, State.DISARMED, Code.DEADMAN_RELEASED, 'dead-man released')
         if pad.arm and not before.arm and self.state is State.DISARMED and stopped is None:
             self.arm(now)
-        return stopped
+        return self._vouched(now) if stopped is None else stopped
 
     def on_command(
         self, now: float, source: str, values: Sequence[float], stamp: int, frame: str = ''
@@ -148,6 +162,7 @@ class Gate:
             return self._halt(now, State.FAULT, wrong[0], f'cmd_{source}: {wrong[1]}')
         if self._witnesses.ahead(now, stamp):  # taken, it would make all later ones look old
             self.counts['future'] += 1
+            self._early = _Early(now, source, tuple(values), stamp)
             return None
         sender = self._sources[source]
         if sender.order.judge(stamp, now, repeats=True):
@@ -165,16 +180,28 @@ class Gate:
         self._follow(lead)
         return self._forward(now, sender.values, stamp)
 
+    def _vouched(self, now: float) -> Command | None:
+        """Take a command that was here before what its stamp was copied from."""
+        early, self._early = self._early, None
+        if early is None or now - early.arrived > EARLY:
+            return None
+        if not self._witnesses.heard(early.stamp):
+            self._early = early
+            return None
+        self.counts['future'] -= 1
+        return self.on_command(now, early.source, early.values, early.stamp)
+
     def on_health(self, now: float, ok: bool, fault: bool, reason: str) -> Command | None:
         """Take how the bridge says that it and the robot are; ``fault`` is for the record."""
         self.counts['robot_faults'] += fault and not ok and self.state in DRIVING
         self.around.hear_bridge(now, ok, reason)
         return self._watch(now)
 
-    def on_frame(self, now: float, stamp: int) -> None:
-        """Take note that the camera gave a picture."""
+    def on_frame(self, now: float, stamp: int) -> Command | None:
+        """Take note that the camera gave a picture; a command may have waited for that."""
         self.around.hear_frame(now)
         self._witnesses.hear('camera', now, stamp)
+        return self._vouched(now)
 
     def on_posture(self, now: float, values: Sequence[float], stamp: int = 0) -> None:
         """Take where the robot is: one number per action field, of velocities it is ignored."""
@@ -292,7 +319,7 @@ class Gate:
 
     def _held_up(self, now: float) -> Command | None:
         """Halt after a time in which the gate did not run: what it hears now is old."""
-        if self.state not in DRIVING or now - self._ticked_at <= HELD_UP:
+        if self.state not in DRIVING or now - self._ticked_at <= self.config.held_up:
             return None
         text = f'the gate itself was held up for {now - self._ticked_at:.2f} s'
         return self._halt(now, State.DISARMED, Code.GATE_HELD_UP, text)

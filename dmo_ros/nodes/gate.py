@@ -47,6 +47,9 @@ class GateNodeConfig:
     need_camera: bool = parameter(
         True, 'arm, and let a policy drive, only while camera_info comes'
     )
+    held_up: float = parameter(
+        0.25, 'seconds without a turn of its own timer after which the gate disarms', 0.1, 2.0
+    )
     pad: PadMap = field(default=PadMap())
 
 
@@ -59,7 +62,12 @@ class GateNode(Node):
         self.spec = get_task(config.task)
         config.pad.check(self.spec)
         limits = GateConfig.of(
-            self.spec, config.joy_timeout, config.joy_rate, config.need_bridge, config.need_camera
+            self.spec,
+            config.joy_timeout,
+            config.joy_rate,
+            config.need_bridge,
+            config.need_camera,
+            config.held_up,
         )
         self.gate = Gate(limits, self._on_transition)
         self._shown: tuple[object, ...] = ()
@@ -148,7 +156,7 @@ class GateNode(Node):
 
     # ------------------------------------------------------------------ surroundings
     def _on_camera(self, message: CameraInfo) -> None:
-        self.gate.on_frame(time.monotonic(), nanoseconds(message.header.stamp))
+        self._send(self.gate.on_frame(time.monotonic(), nanoseconds(message.header.stamp)))
 
     def _on_bridge(self, message: DiagnosticStatus) -> None:
         fault = any(pair.key == 'fault' and pair.value == 'true' for pair in message.values)

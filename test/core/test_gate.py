@@ -414,6 +414,18 @@ def test_a_frame_vouches_for_the_stamps_that_are_copied_from_it():
     assert desk.gate.on_command(desk.now, POLICY, (0.3, 0, 0), later).stamp == later
 
 
+def test_a_command_may_overtake_the_frame_it_answers_by_a_little():
+    """Two topics keep no order between them; a twin in lockstep answers in a millisecond."""
+    desk = Desk().arm()
+    later = desk.stamp + 10**12
+    assert desk.gate.on_command(desk.now, POLICY, (0.3, 0, 0), later) is None
+    assert desk.gate.on_frame(desk.now + 0.001, later - PERIOD) is None
+    assert desk.gate.on_frame(desk.now + 0.002, later).stamp == later
+    assert desk.gate.counts['future'] == 0
+    assert desk.gate.on_command(desk.now, POLICY, (0.3, 0, 0), 2 * later) is None
+    assert desk.gate.on_frame(desk.now + 0.1, 2 * later) is None  # too late: it is forgotten
+
+
 def test_own_decisions_are_stamped_with_the_time_that_was_heard():
     desk = Desk().arm()
     desk.run(1.0, policy=(0.5, 0, 0))
