@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import Joy
+from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
@@ -162,6 +162,7 @@ class Rig:
         self.node.create_subscription(kind, 'cmd', self._on_command, qos.EVERY)
         self._listen('gate/status', self.gate)
         self._listen('bridge/status', self.bridge)
+        self.place_out = self.node.create_publisher(JointState, 'twin/place', qos.FEW)
         self.harm_out = self.node.create_publisher(String, 'twin/harm', qos.FEW)
         self.joy_out = self.node.create_publisher(Joy, 'joy', qos.STREAM)
         self.plugged, self.held, self.pressed, self.stick = True, False, False, 0.0
@@ -293,6 +294,12 @@ class Rig:
         self.until(self.harm_out.get_subscription_count, why='nobody hears twin/harm')
         self.harm_out.publish(String(data=line))
         return time.monotonic()
+
+    def place(self, state):
+        """Put the twin elsewhere and wait until it is there."""
+        self.until(self.place_out.get_subscription_count, why='nobody hears twin/place')
+        self.place_out.publish(JointState(position=list(map(float, state))))
+        time.sleep(0.5)
 
     def let_go(self):
         """Release the dead-man and report it at once."""

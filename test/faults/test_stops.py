@@ -103,7 +103,9 @@ def test_t6_a_gate_that_hangs(go2, book, run):
 
 def test_t7_a_bridge_that_dies(go2, book, run):
     """The robot's own expiry: a Go2 holds a Move for 1 s, and has then to come to rest."""
+    go2.place((-2.0, 0.0, 0.0, 1.5, 2.0, 0.0))  # room to walk
     any_moment(go2)
+    go2.until(lambda: time.monotonic() - go2.wire.walked[-1] < 0.1, why='it never walked')
     at = go2.kill('go2_bridge')
     book(
         'T7', 'bridge killed, Go2 stands after its 1 s', 1.3 + TOLERANCE, go2.seconds_to_stand(at)
