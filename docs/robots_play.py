@@ -19,9 +19,11 @@ import numpy as np
 
 HEAD = """# The three robots' graphs, driven through teleop
 
-A scripted person (the `expert`: straight to the goal, over and over) drives each graph through
-joy, teleop, gate, bridge and the robot's own protocol to the peer that stands in for the robot.
-Everything is recorded by the recorder node, then converted.
+A scripted person (`play`: bouts of purpose with the intent button held, wandering in between)
+drives each graph through joy, teleop, gate, bridge and the robot's own protocol to the peer that
+stands in for the robot, in real time where the speed is 1. Everything is recorded by the recorder
+node, then converted. A strict success is the goal held for the task's number of steps, counted
+from the twin's true states.
 
 ```
 {command}
@@ -41,7 +43,7 @@ def play(task: str, folder: Path, frames: int, speed: float) -> dict[str, Any]:
     from dmo_training.convert import convert
 
     bag = folder / f'{task}_bag'
-    facts = record(task, bag, frames=frames, speed=speed, operator='expert', show=sys.stdout)
+    facts = record(task, bag, frames=frames, speed=speed, operator='play', show=None)
     totals = convert(bag, folder / f'{task}_dataset', task)
     return {'task': task, 'speed': speed, **facts, 'dataset': totals, **successes(task, bag)}
 

@@ -276,8 +276,13 @@ class Rig:
             end = last_motion()
             return end is not None and time.monotonic() - end > SETTLED
 
+        walking = bool(self.wire) and any(since - 0.2 < at <= since for at in self.wire.walked)
         self.until(rested, why='it never stopped')
-        return max(0.0, last_motion() - since)
+        heard = max(0.0, last_motion() - since)
+        if not walking:
+            return heard
+        # Requests are best effort and this ear may miss one; the robot that stood had not.
+        return min(heard, max(0.0, self.wire.walked[-1] - since))
 
     def seconds_to_stand(self, since):
         """Wait until the robot says that it stands; return the seconds from ``since`` to that."""

@@ -51,6 +51,8 @@ def mutated(raw, rng):
 def test_c6_bytes_that_are_no_message(go2, run):
     rng = np.random.default_rng(run)
     go2.held = False
+    go2.until(lambda: go2.state() != 'ACTIVE' and not go2.moving(), why='it goes on driving')
+    time.sleep(0.3)
     kind = convert.command_type(go2.spec)
     header = Header(frame_id='base_link')
     messages = {

@@ -29,6 +29,7 @@ def command_limit(rig):
 
 def any_moment(rig):
     """Begin at a random phase of the control period."""
+    rig.place((-2.0, 0.0, 0.0, 1.5, 2.0, 0.0))  # room to walk
     rig.drive()
     time.sleep(random.uniform(0.0, rig.spec.period))
 
@@ -103,7 +104,6 @@ def test_t6_a_gate_that_hangs(go2, book, run):
 
 def test_t7_a_bridge_that_dies(go2, book, run):
     """The robot's own expiry: a Go2 holds a Move for 1 s, and has then to come to rest."""
-    go2.place((-2.0, 0.0, 0.0, 1.5, 2.0, 0.0))  # room to walk
     any_moment(go2)
     go2.until(lambda: time.monotonic() - go2.wire.walked[-1] < 0.1, why='it never walked')
     at = go2.kill('go2_bridge')
@@ -195,7 +195,7 @@ def test_v1_a_command_that_is_not_a_number(go2, book, run):
         go2.drive(repair=False)
         at = command((float('nan'), 0.0, 0.0))
         book('V1', 'NaN from the policy', 0.02 + TOLERANCE, go2.seconds_to_rest(at))
-        assert go2.state() == 'FAULT'
+        go2.until(lambda: go2.state() == 'FAULT', why='a NaN is a fault')
     assert all(value == value for _, values in go2.commands for value in values)
     go2.restart('policy')
     stays_at_rest(go2)
