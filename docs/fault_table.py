@@ -1,9 +1,9 @@
 """
 Make docs/results/faults.md of what the fault tests measured.
 
-    rm -f /tmp/faults.jsonl
-    DMO_FAULT_RUNS=10 DMO_FAULT_TABLE=/tmp/faults.jsonl python -m pytest -m faults test/faults
-    python docs/fault_table.py /tmp/faults.jsonl
+    rm -f faults.jsonl
+    DMO_FAULT_RUNS=10 DMO_FAULT_TABLE=faults.jsonl python -m pytest -m faults test/faults
+    python docs/fault_table.py faults.jsonl
 """
 
 from __future__ import annotations
@@ -29,6 +29,44 @@ those of the fault model; 'T' is max(2.5 control periods, 250 ms).
 """
 
 
+TAIL = """
+A stop of 0 ms is one for which the ear had heard the zero before the harm: such runs prove
+nothing about time, so of T3 and D2 the worst is what counts.
+
+## The other rows, and the test of each
+
+| row | where |
+|---|---|
+| C2 frozen camera | `test/nodes/test_camera_node.py`, `test/core/test_stream.py` |
+| C3 stamps in disorder | `test/core/test_stream.py`, `test_gate.py`, `test_camera_node.py` |
+| C4 camera back | `test/faults/test_stops.py`, `test/nodes/test_camera_sources.py` |
+| C5 wrong size, encoding, data | `test/core/test_encodings.py`, `test/nodes/test_convert.py` |
+| C6 malformed bytes | `test/faults/test_links.py`: 10 000 messages on five topics, no node ends |
+| V1, V2, V3 | `test/core/test_limits.py`, `test/core/test_gate.py` (properties) |
+| T2 jitter and misses | `test/nodes/test_policy_node.py` |
+| T6, T8, silent or frozen state | `test/nodes/test_go2_bridge.py`, ten runs each in go2_link.md |
+| T7 per robot | go2_link.md, g1_link.md, flexiv_link.md |
+| O3 stick not neutral | `test/core/test_gate.py` |
+| O4 stuck label button | `test/core/test_intent.py` |
+| D1 cable pulled | `test/faults/test_links.py` (two network namespaces, root) |
+| D5 robots sharing a network | `test/test_discovery.py` (two network namespaces, root) |
+| D6 quality of service | `test/nodes/test_gate_node.py` |
+| M1 to M5 | `test/core/test_contract.py`, `test/core/test_policy.py` |
+| P1 parameters | `test/nodes/test_parameters.py`, `test/test_configs.py` |
+| R1 to R6 | `test/nodes/test_recorder.py`, `test/core/test_rosbag.py`, `test_camera_node.py` |
+
+## What did not go well
+
+- In 3 of some 60 runs (gate hung once, a rogue on `cmd` twice), all with two or three graphs on
+  the two cores, the first zero was heard on the wire only after 1.0 s. Requests to a Go2 are best
+  effort; the stop is repeated until the robot confirms it, and the counters of dropped datagrams
+  were not zero. The cause was not pinned down; alone on the machine it was not seen.
+- The ear on the wire fell silent for good in two long sessions (after 2.5 and 5 minutes) while
+  robot and bridge went on talking, so the rows were measured in short sessions.
+- T7 and T8 have fewer than ten runs here: on a busy machine the test's own person failed to arm.
+"""
+
+
 def table(lines: list[str]) -> str:
     """Return the page for the lines of JSON that the tests wrote."""
     found: dict[tuple[str, str, float], list[float]] = defaultdict(list)
@@ -42,7 +80,7 @@ def table(lines: list[str]) -> str:
     ]
     command = (__doc__ or '').split('\n\n')[1]
     command = '\n'.join(line.strip() for line in command.splitlines())
-    return HEAD.format(command=command) + '\n'.join(rows) + '\n'
+    return HEAD.format(command=command) + '\n'.join(rows) + '\n' + TAIL
 
 
 def main() -> int:
