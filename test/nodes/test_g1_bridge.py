@@ -28,6 +28,8 @@ try:
 except RobotError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
+pytestmark = [pytest.mark.ros, pytest.mark.slow]  # three processes, discovery at leisure
+
 SPEC = get_task('grab_box')
 REST = np.array([field.rest for field in SPEC.actions])
 STANDIN = Path(__file__).parents[1] / 'twins' / 'g1_standin.py'

@@ -120,6 +120,7 @@ def test_no_value_of_twenty_second_writers_passes(ear, write):
     play_rogue(ear, write, 25)
 
 
+@pytest.mark.slow  # its three seconds are counted on a wall clock
 @pytest.mark.parametrize('harm', [signal.SIGKILL, signal.SIGSTOP], ids=['killed', 'hung'])
 @pytest.mark.parametrize('wait', [0.0, 1.5], ids=['at once', 'later'])
 def test_the_respawn_of_a_dead_writer_is_not_blocked_by_its_ghost(ear, write, harm, wait):
