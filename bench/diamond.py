@@ -27,7 +27,7 @@ from typing import Any
 from dmo_training.models.diamond.denoiser import bf16_is_native, Denoiser, DenoiserConfig
 from dmo_training.models.diamond.sampler import sample, SamplerConfig
 from dmo_training.models.diamond.unet import NetworkConfig, ResBlock
-from dmo_training.train_global import PRESETS
+from dmo_training.train_diamond import PRESETS
 import torch
 from torch import nn, Tensor
 

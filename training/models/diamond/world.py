@@ -124,7 +124,7 @@ def denoiser_config(plain: dict[str, Any]) -> DenoiserConfig:
 
 
 def load_denoiser(checkpoint: Path, device: torch.device | str = 'cpu') -> Denoiser:
-    """Load the averaged denoiser of a train_global checkpoint."""
+    """Load the averaged denoiser of a train_diamond checkpoint."""
     return _load(checkpoint, device)[0]
 
 

@@ -8,7 +8,7 @@ from dmo_training.engine import CheckpointError, load_checkpoint, save_checkpoin
 from dmo_training.models.diamond.denoiser import DenoiserConfig
 from dmo_training.models.diamond.sampler import SamplerConfig
 from dmo_training.models.diamond.unet import NetworkConfig
-from dmo_training.train_global import (
+from dmo_training.train_diamond import (
     Config,
     GlobalTrainer,
     load_denoiser,
@@ -95,7 +95,7 @@ def test_without_averaging_the_weights_are_the_last_ones(config, differences):
 def test_the_loss_falls_on_one_batch(config):
     """Mechanics only: a fixed batch is fitted better and better."""
     from dmo_training.engine import seed_everything
-    from dmo_training.train_global import open_dataset
+    from dmo_training.train_diamond import open_dataset
 
     trainer = GlobalTrainer(config, open_dataset(config), seed_everything(0))
     segment = trainer.dataset.sample(trainer.rng, 8, 5)
@@ -113,7 +113,7 @@ def test_the_loss_falls_on_one_batch(config):
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(config, monkeypatch, differences):
     from dmo_training.engine import seed_everything
-    from dmo_training.train_global import open_dataset
+    from dmo_training.train_diamond import open_dataset
 
     trainer = GlobalTrainer(config, open_dataset(config), seed_everything(0))
     before = {name: value.clone() for name, value in trainer.denoiser.state_dict().items()}
