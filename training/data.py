@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from dmo_ros.core.episode import Episode, load_dataset
 from dmo_ros.core.tasks import TaskSpec
@@ -22,18 +23,38 @@ class Segment:
 
     ``frames`` (B, L, H, W, 3) uint8; ``action`` (B, L, A) float32 in [-1, 1], action[:, t] in
     force from frame t to frame t + 1; ``intent`` (B, L) uint8; ``reward`` (B, L) float32, the
-    global reward of frame t, when the dataset was labelled with one.
+    global reward of frame t, when the dataset was labelled with one; ``proprio`` (B, L, P) float32
+    in SI units, None where the task has none.
     """
 
     frames: torch.Tensor
     action: torch.Tensor
     intent: torch.Tensor
     reward: torch.Tensor | None = None
+    proprio: torch.Tensor | None = None
 
     @property
     def length(self) -> int:
         """Return L."""
         return int(self.frames.shape[1])
+
+    def to(self, device: torch.device | str) -> Segment:
+        """Return the same on a device."""
+        return self._make([None if x is None else x.to(device) for x in self._parts()])
+
+    def join(self, other: Segment) -> Segment:
+        """Return the rows of both; what only one of them has is left out."""
+        pairs = zip(self._parts(), other._parts())
+        return self._make(
+            [None if a is None or b is None else torch.cat([a, b]) for a, b in pairs]
+        )
+
+    def _parts(self) -> list[Any]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+    @staticmethod
+    def _make(parts: list[Any]) -> Segment:
+        return Segment(*parts)
 
 
 class PlayDataset:
@@ -84,9 +105,18 @@ class PlayDataset:
         self, rng: np.random.Generator, batch: int, length: int, held_out: bool = False
     ) -> Segment:
         """Draw ``batch`` valid segments uniformly over their starts."""
-        episodes = self.held_out if held_out else self.train
+        return self.at(self.draw(rng, batch, length, held_out), length, held_out)
+
+    def draw(
+        self, rng: np.random.Generator, batch: int, length: int, held_out: bool = False
+    ) -> np.ndarray:
+        """Draw (episode number, start) of ``batch`` valid segments, (batch, 2), for :meth:`at`."""
         starts = self.starts(length, held_out)
-        picks = starts[rng.integers(len(starts), size=batch)]
+        return starts[rng.integers(len(starts), size=batch)]
+
+    def at(self, picks: np.ndarray, length: int, held_out: bool = False) -> Segment:
+        """Cut the segments that :meth:`draw` picked, here or in the same play at another size."""
+        episodes = self.held_out if held_out else self.train
         return self.cut([(episodes[e], int(t)) for e, t in picks], length)
 
     def cut(self, places: list[tuple[Episode, int]], length: int) -> Segment:
@@ -104,7 +134,10 @@ class PlayDataset:
             reward = torch.from_numpy(
                 np.stack([self.rewards[id(episode)][t : t + length] for episode, t in places])
             ).float()
-        return Segment(gather('frames'), gather('action').float(), gather('intent'), reward)
+        proprio = gather('proprio').float() if places[0][0].proprio.shape[1] else None
+        return Segment(
+            gather('frames'), gather('action').float(), gather('intent'), reward, proprio
+        )
 
     def starts(self, length: int, held_out: bool = False) -> np.ndarray:
         """

@@ -22,8 +22,9 @@ import torch
 from . import engine
 from .data import PlayDataset, Segment
 from .models.rssm import Latent, mode, Rssm, RssmConfig
-from .train_reward import label_dataset, load_reward
+from .small_frames import at_policy_size
 from .world import Context
+from .worlds import label
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ class Config:
     grad_clip: float = 1000.0
     seed: int = 0
     threads: int = 0
+    device: str = 'auto'
     log_every: int = 50
     save_every: int = 500
 
 
-CONTEXT, HORIZON = 4, 15  # of the evaluation, in control steps
+HORIZON = 15  # of the evaluation, in control steps
+STILL = 0.01  # share of a proprioceptive field's range that counts as one deviation at least
 
 
 class LocalTrainer:
@@ -63,6 +66,11 @@ class LocalTrainer:
     def __init__(self, model: Rssm, learning_rate: float, grad_clip: float) -> None:
         self.model, self.grad_clip = model, grad_clip
         self.optimiser = torch.optim.Adam(model.parameters(), learning_rate, eps=1e-8)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
 
     def set_rate(self, learning_rate: float) -> None:
         """Set the learning rate of the next update."""
@@ -73,9 +81,11 @@ class LocalTrainer:
         self, segment: Segment, first: torch.Tensor | None = None, emphasis: float = 1.0
     ) -> dict[str, float]:
         """Take one step on a labelled segment and return the parts of its loss."""
+        segment = segment.to(self.device)
         assert segment.reward is not None
+        first = None if first is None else first.to(self.device)
         loss, parts = self.model.loss(
-            segment.frames, segment.action, segment.reward, first, emphasis
+            segment.frames, segment.action, segment.reward, first, emphasis, segment.proprio
         )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -105,7 +115,10 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
     if config.threads:
         torch.set_num_threads(config.threads)
     dataset = open_dataset(config)
-    trainer = LocalTrainer(Rssm(config.model), config.learning_rate, config.grad_clip)
+    model = Rssm(config.model)
+    fit_proprioception(model, dataset, get_task(config.task))
+    model.to(engine.pick_device(config.device))
+    trainer = LocalTrainer(model, config.learning_rate, config.grad_clip)
     path, start = config.out / 'local.safetensors', 0
     if resume and path.is_file():
         state = engine.load_to_resume(path, 'local', config, get_task(config.task))
@@ -128,25 +141,47 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
         if (step + 1) % config.save_every == 0 or step + 1 == end:
             _save(path, config, trainer, rng, step + 1)
     if end == config.updates:
-        log.write(end, evaluate(trainer.model, dataset, np.random.default_rng(config.seed)))
+        context = get_task(config.task).context_length
+        rng = np.random.default_rng(config.seed)
+        log.write(end, evaluate(trainer.model, dataset, rng, context))
     log.close()
     return path
 
 
 def open_dataset(config: Config) -> PlayDataset:
-    """Open the play and score it; what does not fit the task or is too short is refused now."""
-    spec, model = get_task(config.task), config.model
-    if (model.frame_size, model.actions) != (spec.frame_size, len(spec.actions)):
-        raise TaskError(
-            f'the local model takes frames of {model.frame_size} pixels and '
-            f'{model.actions} actions, task {spec.name!r} has {spec.frame_size} and '
-            f'{len(spec.actions)}; set frame_size and actions'
-        )
+    """
+    Open the play as the policy sees it, and score it.
+
+    What does not fit the task or is too short is refused now.
+    """
+    spec = get_task(config.task)
+    check_sizes(config.model, spec)
     dataset = PlayDataset.open(config.data, spec)
     dataset.starts(config.length)
-    dataset.starts(CONTEXT + HORIZON, held_out=True)
-    label_dataset(load_reward(config.reward, spec), dataset)
-    return dataset
+    dataset.starts(spec.context_length + HORIZON, held_out=True)
+    label(config.reward, dataset, spec)
+    return at_policy_size(dataset, spec)
+
+
+def check_sizes(model: RssmConfig, spec: TaskSpec) -> None:
+    """Refuse a local model that does not fit the task, naming both sides."""
+    mine = model.frame_size, model.actions, model.proprio
+    wanted = spec.policy_size, len(spec.actions), len(spec.proprioception)
+    if mine != wanted:
+        numbers = '{} pixels, {} actions and {} proprioceptive numbers'
+        raise TaskError(
+            f'the local model takes frames of {numbers.format(*mine)}; the policy of task '
+            f'{spec.name!r} has {numbers.format(*wanted)}; set frame_size, actions and proprio'
+        )
+
+
+def fit_proprioception(model: Rssm, dataset: PlayDataset, spec: TaskSpec) -> None:
+    """Give the model the statistics of the play's proprioception, where the task has any."""
+    if not spec.proprioception:
+        return
+    play = np.concatenate([np.asarray(e.proprio)[np.asarray(e.valid)] for e in dataset.train])
+    floor = [STILL * (field.high - field.low) for field in spec.proprioception]
+    model.standardise(torch.from_numpy(play), torch.tensor(floor, dtype=torch.float32))
 
 
 @torch.no_grad()
@@ -154,17 +189,22 @@ def evaluate(
     model: Rssm,
     dataset: PlayDataset,
     rng: np.random.Generator,
-    context: int = CONTEXT,
+    context: int = 4,
     horizon: int = HORIZON,
 ) -> dict[str, float]:
     """
     Compare the prior's frames and rewards with held-out play, 1 and ``horizon`` steps ahead.
 
-    Image errors are root-mean-square in 1/255; ``copy`` is that of repeating the last frame.
+    Image errors are root-mean-square in 1/255, of proprioception in its own units and as the mean
+    over its numbers; ``copy`` is that of repeating what was seen last.
     """
-    segment = dataset.sample(rng, 64, context + horizon, held_out=True)
+    segment = dataset.sample(rng, 64, context + horizon, held_out=True).to(model.device)
     assert segment.reward is not None
-    state = model.begin(Context(segment.frames[:, :context], segment.action[:, : context - 1]))
+    own = segment.proprio
+    before = None if own is None else own[:, :context]
+    state = model.begin(
+        Context(segment.frames[:, :context], segment.action[:, : context - 1], before)
+    )
     figures = {}
     for ahead in range(1, horizon + 1):
         t = context + ahead - 1
@@ -177,6 +217,11 @@ def evaluate(
             figures[f'copy_error_{ahead}'] = float((last - truth).square().mean().sqrt())
             reward = (model.reward(state) - segment.reward[:, t]).abs().mean()
             figures[f'reward_error_{ahead}'] = float(reward)
+            imagined = model.decode_proprio(state)
+            if own is not None and imagined is not None:
+                for name, value in (('', imagined), ('copy_', own[:, context - 1])):
+                    wrong = (value - own[:, t]).square().mean().sqrt()
+                    figures[f'proprio_{name}error_{ahead}'] = float(wrong)
     figures['reward_spread'] = float(segment.reward.std())
     return figures
 

@@ -8,10 +8,15 @@ Stage 4: the policy, trained from scratch inside the world models by DMO-SAPO (p
 Forward through the global model, gradients through the local one.  Each epoch fits the local model
 on what the global one has generated so far (and on play), unrolls a decoupled window, and updates
 actor, temperature and critics.
+
+Contexts reach the global model at the dataset's size; local model, replay and policy see frames of
+``policy_size``, which is what the worlds show.  The actor moves the driven fields; the models get
+all of them, the others at rest.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +27,16 @@ import torch
 
 from . import engine
 from .data import PlayDataset, Segment
-from .models.rssm import Latent, Rssm
+from .models.driven import Driven
+from .models.rssm import Latent
 from .rl.agent import DmoSapo, DmoSapoConfig
 from .rl.replay import Replay
+from .rl.tree import nbytes
 from .rl.window import Actors, Transition
+from .small_frames import at_policy_size
 from .train_local import load_local, LocalTrainer
-from .train_reward import label_dataset, load_reward
 from .world import Context, ResumableModel
+from .worlds import label, load_world
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,9 @@ class Config:
     One run of this stage.
 
     ``forward`` chooses the forward model: 'global' (the method), 'twin' (the simulator itself).
-    ``play_share`` is how much of a local model's batch is real play.
+    ``play_share`` is how much of a local model's batch is real play.  ``denoising_steps`` of a
+    dreamer4 is a power of two.  ``evaluate_every`` (epochs, 0: never) puts a point on the learning
+    curve by ``evaluate_episodes`` on the twin.
     """
 
     task: str
@@ -58,24 +68,48 @@ class Config:
     replay: int = 1_000_000
     seed: int = 0
     threads: int = 0
+    device: str = 'auto'
     evaluate_every: int = 0
+    evaluate_episodes: int = 64
     save_every: int = 25
 
 
 IN_MEMORY = 200_000  # a larger replay's frames live in the run folder and not in its checkpoints
+MEMORY = (
+    2**32
+)  # bytes; worlds that remember more are not stored, and a resumed run begins episodes
 
 
 class PlayContexts:
     """Episodes start from windows of real play, ``length`` frames long."""
 
-    def __init__(self, dataset: PlayDataset, length: int, seed: int) -> None:
-        self.dataset, self.length = dataset, length
+    def __init__(
+        self,
+        dataset: PlayDataset,
+        length: int,
+        seed: int,
+        small: PlayDataset | None = None,
+        device: torch.device | str = 'cpu',
+    ) -> None:
+        """
+        Draw from ``dataset``.
+
+        :param small: the same play at the policy's size, where that is another.  The large frames
+            then stay where they are: the global model takes them in parts.
+        """
+        self.dataset, self.small, self.length, self.device = dataset, small, length, device
         self.rng = np.random.default_rng(seed)
 
     def sample(self, count: int) -> Context:
         """Draw ``count`` contexts."""
-        segment = self.dataset.sample(self.rng, count, self.length)
-        return Context(segment.frames, segment.action[:, :-1])
+        picks = self.dataset.draw(self.rng, count, self.length)
+        large = self.dataset.at(picks, self.length)
+        action = large.action[:, :-1].to(self.device)
+        proprio = None if large.proprio is None else large.proprio.to(self.device)
+        if self.small is None or self.small is self.dataset:
+            return Context(large.frames.to(self.device), action, proprio)
+        view = self.small.at(picks, self.length).frames.to(self.device)
+        return Context(large.frames, action, proprio, view)
 
 
 class Recorder:
@@ -85,24 +119,33 @@ class Recorder:
         self.replay = replay
         self.frame = torch.zeros(replay.actors, *replay.frames.shape[2:], dtype=torch.uint8)
         self.reward = torch.full((replay.actors,), torch.nan)
+        self.proprio: torch.Tensor | None = None
+        if replay.proprio is not None:
+            self.proprio = torch.zeros(replay.actors, replay.proprio.shape[2])
 
     def begin(self, rows: torch.Tensor, context: Context) -> None:
         """Start episodes."""
-        self.frame[rows] = context.observation[:, -1]
+        rows = rows.cpu()
+        self.frame[rows] = context.seen[:, -1].cpu()
         self.reward[rows] = torch.nan
+        if self.proprio is not None and context.proprio is not None:
+            self.proprio[rows] = context.proprio[:, -1].cpu()
 
     def add(self, transition: Transition) -> None:
         """Store the frame an action was taken at; the next one waits for its own action."""
-        self.replay.add(self.frame, transition.action, self.reward, transition.first)
-        self.frame, self.reward = transition.observation.clone(), transition.reward.clone()
+        self.replay.add(self.frame, transition.action, self.reward, transition.first, self.proprio)
+        self.frame, self.reward = transition.observation.cpu().clone(), transition.reward.cpu()
+        if self.proprio is not None and transition.proprio is not None:
+            self.proprio = transition.proprio.float().cpu().clone()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the frames that wait."""
-        return {'frame': self.frame, 'reward': self.reward}
+        return {'frame': self.frame, 'reward': self.reward, 'proprio': self.proprio}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put them back."""
         self.frame, self.reward = state['frame'], state['reward']
+        self.proprio = state['proprio']
 
 
 class Training:
@@ -112,26 +155,39 @@ class Training:
         c = self.config = config
         self.rng = engine.seed_everything(c.seed)
         self.spec = get_task(c.task)
-        self.dataset = PlayDataset.open(c.data, self.spec)
-        reward = load_reward(c.reward, self.spec)
-        label_dataset(reward, self.dataset)
-        self.local = load_local(c.local_model, self.spec)
+        self.device = engine.pick_device('cpu' if c.forward == 'twin' else c.device)
+        dataset = PlayDataset.open(c.data, self.spec)
+        label(c.reward, dataset, self.spec)
+        self.dataset = at_policy_size(dataset, self.spec)
+        self.local = load_local(c.local_model, self.spec).to(self.device)
         self.trainer = LocalTrainer(self.local, c.model_lr, c.model_grad_clip)
-        self.world = make_world(c, reward)
+        self.world = make_world(c, self.device)
         self.replay = Replay(
             c.replay,
             c.agent.actors,
-            self.spec.frame_size,
+            self.spec.policy_size,
             len(self.spec.actions),
             c.out / 'replay' if c.replay > IN_MEMORY else None,
+            len(self.spec.proprioception),
         )
         self.recorder = Recorder(self.replay)
-        self.contexts = PlayContexts(self.dataset, self.spec.context_length, c.seed + 1)
+        self.contexts = PlayContexts(
+            dataset, self.spec.context_length, c.seed + 1, self.dataset, self.device
+        )
+        self.driven = Driven(self.spec).to(self.device)
         self.actors = Actors(
-            self.world, self.local, self.contexts, c.agent.episode_length, self.recorder
+            self.world,
+            self.local,
+            self.contexts,
+            c.agent.episode_length,
+            self.recorder,
+            self.driven,
         )
         self.agent = DmoSapo(
-            self.local.features_width, len(self.spec.driven), replace(c.agent, seed=c.seed)
+            self.local.features_width,
+            len(self.spec.driven),
+            replace(c.agent, seed=c.seed),
+            self.device,
         )
 
     def epoch(self) -> dict[str, float]:
@@ -158,23 +214,24 @@ class Training:
         dreamt, starts = self.replay.sample(self.rng, c.model_batch - play, c.model_length)
         if real is None:
             return dreamt, starts
-        assert real.reward is not None and dreamt.reward is not None
-        return Segment(
-            torch.cat([real.frames, dreamt.frames]),
-            torch.cat([real.action, dreamt.action]),
-            torch.cat([real.intent, dreamt.intent]),
-            torch.cat([real.reward, dreamt.reward]),
-        ), torch.cat([first, starts])
+        return real.join(dreamt), torch.cat([first, starts])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next epoch depends on."""
+        """
+        Return all that the next epoch depends on.
+
+        Worlds that remember more than ``MEMORY`` are left out, and where their actors stand: a
+        hundred of the paper's remember as much as a hundred checkpoints.
+        """
+        world = self.world.state_dict()
+        kept = nbytes(world) <= MEMORY
         return {
             'agent': self.agent.state_dict(),
             'trainer': self.trainer.state_dict(),
-            'actors': self.actors.state_dict(),
+            'actors': self.actors.state_dict() if kept else None,
             'recorder': self.recorder.state_dict(),
             'replay': self.replay.state_dict(),
-            'world': self.world.state_dict(),
+            'world': world if kept else None,
             'contexts': engine.rng_state(self.contexts.rng),
             'rng': engine.rng_state(self.rng),
         }
@@ -183,15 +240,20 @@ class Training:
         """Carry on where :meth:`state_dict` was taken."""
         self.agent.load_state_dict(state['agent'])
         self.trainer.load_state_dict(state['trainer'])
-        self.actors.load_state_dict(state['actors'], lambda latent: Latent(*latent))
+        if state['world'] is not None:
+            self.world.load_state_dict(state['world'])
+            self.actors.load_state_dict(state['actors'], self._latent)
         self.recorder.load_state_dict(state['recorder'])
         self.replay.load_state_dict(state['replay'])
-        self.world.load_state_dict(state['world'])
         engine.restore_rng(self.contexts.rng, state['contexts'])
         engine.restore_rng(self.rng, state['rng'])
 
+    def _latent(self, latent: Any) -> Latent:
+        """Rebuild a latent of what a checkpoint made of it."""
+        return Latent(*(part.to(self.device) for part in latent))
 
-def make_world(config: Config, reward: torch.nn.Module) -> ResumableModel:
+
+def make_world(config: Config, device: torch.device | str = 'cpu') -> ResumableModel:
     """Build the forward model the run asks for."""
     if config.forward == 'twin':
         if config.task != 'pusher':
@@ -199,20 +261,21 @@ def make_world(config: Config, reward: torch.nn.Module) -> ResumableModel:
                 f"forward 'twin' is there for task 'pusher', not for {config.task!r}; "
                 "use forward 'global'"
             )
+        from .train_reward import load_reward
         from .twin_world import TwinWorld
 
+        reward = load_reward(config.reward, get_task(config.task))
         return TwinWorld(config.agent.actors, reward, config.seed)
     if config.forward != 'global':
         raise ValueError(f"forward is 'global' or 'twin', not {config.forward!r}")
-    from .train_global import load_world
-
     return load_world(
         config.global_model,
+        config.reward,
         config.agent.actors,
-        reward,
-        steps=config.denoising_steps,
-        seed=config.seed,
-        spec=get_task(config.task),
+        get_task(config.task),
+        config.denoising_steps,
+        config.seed,
+        str(device),
     )
 
 
@@ -241,7 +304,7 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
         if (epoch + 1) % config.save_every == 0 or epoch + 1 == end:
             _save(path, training)
         if config.evaluate_every and (epoch + 1) % config.evaluate_every == 0:
-            log.write(samples, score(training.local, training.agent, config))
+            log.write(samples, score(training))
     log.close()
     return path
 
@@ -260,10 +323,14 @@ def _save(path: Path, training: Training) -> None:
     )
 
 
-def score(local: Rssm, agent: DmoSapo, config: Config) -> dict[str, float]:
+def score(training: Training) -> dict[str, float]:
     """Success of the policy as it stands on the batched twin, for the learning curve only."""
     from .deploy import RssmPolicy
     from .evaluate import evaluate_batched
 
-    result = evaluate_batched(RssmPolicy(local, agent.actor), config.task, 64, config.seed + 7)
+    config = training.config
+    local, actor = copy.deepcopy(training.local).cpu(), copy.deepcopy(training.agent.actor).cpu()
+    policy = RssmPolicy(local, actor)
+    seed, episodes = config.seed + 7, config.evaluate_episodes
+    result = evaluate_batched(policy, config.task, episodes, seed)
     return {'strict': result['strict']['rate'], 'relaxed': result['relaxed']['rate']}

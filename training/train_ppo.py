@@ -20,7 +20,6 @@ from .baselines.ppo import build_ppo, learn, PpoConfig, side_by_side, WorldVecEn
 from .data import PlayDataset
 from .deploy import PpoNetwork, StackPolicy
 from .train_policy import make_world, PlayContexts
-from .train_reward import load_reward
 from .world import Context, WorldStep
 
 
@@ -56,7 +55,7 @@ def train(config: Config, resume: bool = False) -> Path:
     spec = get_task(config.task)
     dataset = PlayDataset.open(config.data, spec)
     # It reads the fields that both stages' configs have.
-    world = make_world(cast(Any, config), load_reward(config.reward, spec))
+    world = make_world(cast(Any, config))
     length = max(spec.context_length, spec.frame_stack)
     env = WorldVecEnv(
         world,

@@ -33,7 +33,7 @@ class TwinWorld:
 
     def reset(self, context: Context, rows: torch.Tensor | None = None) -> None:
         """Place ``rows`` where the last frames of the contexts show tool and object."""
-        mask = np.ones(self.batch, bool) if rows is None else rows.numpy()
+        mask = np.ones(self.batch, bool) if rows is None else rows.cpu().numpy()
         state = locate(context.observation[:, -1].numpy())
         lost = ~np.isfinite(state).all(axis=1)
         state[lost] = self.twin.state[mask][lost]
@@ -42,7 +42,7 @@ class TwinWorld:
     @torch.no_grad()
     def step(self, action: torch.Tensor) -> WorldStep:
         """Apply normalised actions (B, 2)."""
-        self.twin.step(to_si(action.numpy(), self.fields))
+        self.twin.step(to_si(action.cpu().numpy(), self.fields))
         frames = torch.from_numpy(self.twin.render())
         return WorldStep(frames, self.reward(frames), torch.zeros(self.batch, dtype=torch.bool))
 

@@ -39,17 +39,24 @@ class Context:
     True history both models start from: observations (B, L, ...) and the actions between them.
 
     ``action`` is (B, L - 1, A): action[:, t] led from observation t to t + 1.  ``proprio`` is
-    (B, L, P) in SI units, for models that read it.
+    (B, L, P) in SI units, for models that read it.  ``view`` holds the same frames at the size the
+    policy sees, where the global model takes larger ones.
     """
 
     observation: torch.Tensor
     action: torch.Tensor
     proprio: torch.Tensor | None = None
+    view: torch.Tensor | None = None
+
+    @property
+    def seen(self) -> torch.Tensor:
+        """Return the observations as the local model and the policy see them."""
+        return self.observation if self.view is None else self.view
 
     def rows(self, index: torch.Tensor) -> Context:
         """Return the context of some rows."""
-        own = None if self.proprio is None else self.proprio[index]
-        return Context(self.observation[index], self.action[index], own)
+        own, view = (None if x is None else x[index] for x in (self.proprio, self.view))
+        return Context(self.observation[index], self.action[index], own, view)
 
 
 class GlobalModel(Protocol):
@@ -83,8 +90,17 @@ class LocalModel(Protocol):
     def predict(self, latent: Latent, action: torch.Tensor) -> Prediction:
         """Predict the next latent, differentiable in both arguments."""
 
-    def correct(self, prediction: Prediction, observation: torch.Tensor) -> Latent:
-        """Give the prediction the value of the true observation and keep its own Jacobian."""
+    def correct(
+        self,
+        prediction: Prediction,
+        observation: torch.Tensor,
+        proprio: torch.Tensor | None = None,
+    ) -> Latent:
+        """
+        Give the prediction the value of the true observation and keep its own Jacobian.
+
+        ``proprio`` (B, P) comes with the observation where the global model imagines it.
+        """
 
     def reward(self, latent: Latent) -> torch.Tensor:
         """Return the predicted reward (B,) of a latent, differentiable."""

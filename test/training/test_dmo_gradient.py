@@ -70,7 +70,7 @@ class Local:
     def predict(self, latent, action):
         return dynamics(latent, action, self.bias)
 
-    def correct(self, prediction, observation):
+    def correct(self, prediction, observation, proprio=None):
         return graft(observation, prediction)
 
     def reward(self, latent):

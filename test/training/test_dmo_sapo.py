@@ -52,7 +52,7 @@ class BanditModel:
     def predict(self, latent, action):
         return action
 
-    def correct(self, prediction, observation):
+    def correct(self, prediction, observation, proprio=None):
         return graft(observation, prediction)
 
     def reward(self, latent):

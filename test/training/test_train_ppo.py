@@ -8,7 +8,7 @@ from dmo_ros.core.episode import Episode
 from dmo_ros.core.tasks import TASKS
 from dmo_ros.twins.pusher import PusherTwin
 from dmo_ros.twins.pusher_operator import PusherOperator
-from dmo_training import engine, train_ppo
+from dmo_training import engine, train_ppo, train_reward
 from dmo_training.baselines.ppo import PpoConfig
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def config(tmp_path, monkeypatch):
         train_ppo.PlayDataset, 'open', classmethod(lambda cls, folder, spec: cls([dataset()]))
     )
     monkeypatch.setattr(
-        train_ppo,
+        train_reward,
         'load_reward',
         lambda path, spec: lambda frames: frames.float().mean(dim=(1, 2, 3)) / 255,
     )

@@ -31,6 +31,7 @@ class RssmConfig:
     ``motion_weight`` counts a pixel that many times more where the picture changes: a small tool
     is else left out of the latent for thousands of updates (docs/results/pusher_images.md).
     ``action_noise`` smooths the Jacobian by noise on the actions of the training data.
+    ``proprio`` is how many proprioceptive numbers are seen beside a frame and predicted with it.
     """
 
     frame_size: int = 64
@@ -51,6 +52,8 @@ class RssmConfig:
     reward_scale: float = 1.0
     motion_weight: float = 0.0
     action_noise: float = 0.0
+    proprio: int = 0
+    proprio_scale: float = 1.0
 
 
 class Latent(NamedTuple):
@@ -140,7 +143,10 @@ def levels(size: int) -> int:
 
 
 class Rssm(nn.Module):
-    """The recurrent state-space model with its image and reward heads."""
+    """The recurrent state-space model with its image, reward and proprioception heads."""
+
+    proprio_mean: Tensor
+    proprio_spread: Tensor
 
     def __init__(self, config: RssmConfig) -> None:
         super().__init__()
@@ -148,17 +154,63 @@ class Rssm(nn.Module):
         stochastic = c.groups * c.classes
         self.features_width = c.recurrent + stochastic
         self.encoder = Encoder(c.frame_size, c.multiplier)
+        self.embedding_width = self.encoder.width + (c.units if c.proprio else 0)
         self.inputs = dense(stochastic + c.actions, c.units)
         self.cell = nn.Linear(c.units + c.recurrent, 3 * c.recurrent, bias=False)
         self.cell_norm = nn.LayerNorm(3 * c.recurrent, eps=1e-3)
         self.prior_net = nn.Sequential(dense(c.recurrent, c.units), nn.Linear(c.units, stochastic))
         self.posterior_net = nn.Sequential(
-            dense(c.recurrent + self.encoder.width, c.units), nn.Linear(c.units, stochastic)
+            dense(c.recurrent + self.embedding_width, c.units), nn.Linear(c.units, stochastic)
         )
         self.decoder = Decoder(self.features_width, c.frame_size, c.multiplier)
         widths = [self.features_width] + [c.units] * c.mlp_layers
         self.reward_net = nn.Sequential(*map(dense, widths, widths[1:]))
         self.reward_head = TwoHot(c.units, c.reward_bins, c.reward_span)
+        if c.proprio:
+            self.register_buffer('proprio_mean', torch.zeros(c.proprio))
+            self.register_buffer('proprio_spread', torch.ones(c.proprio))
+            self.proprio_net = dense(c.proprio, c.units)
+            self.proprio_head = nn.Sequential(
+                dense(self.features_width, c.units), nn.Linear(c.units, c.proprio)
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.cell.weight.device
+
+    # What is seen -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def standardise(self, proprio: Tensor, floor: Tensor) -> None:
+        """
+        Take the statistics of proprioception from play (N, P), SI units, before training.
+
+        :param floor: the least deviation (P,): a joint that never moved in play would else make a
+            storm of the first millimetre it moves on the robot.
+        """
+        self.proprio_mean.copy_(proprio.mean(dim=0))
+        self.proprio_spread.copy_(torch.maximum(proprio.std(dim=0), floor))
+
+    def _standard(self, proprio: Tensor) -> Tensor:
+        return ((proprio - self.proprio_mean) / self.proprio_spread).clamp(-10.0, 10.0)
+
+    def embed(self, frames: Tensor, proprio: Tensor | None = None) -> Tensor:
+        """
+        Embed frames (N, H, W, 3) with the proprioception (N, P) of their time, in SI units.
+
+        :raises ValueError: the model reads proprioception and there is none.
+        """
+        embedding: Tensor = self.encoder(frames)
+        if not self.config.proprio:
+            return embedding
+        if proprio is None:
+            raise ValueError(
+                f'this local model reads {self.config.proprio} proprioceptive numbers with every '
+                'frame; give them, or use a global model that imagines them'
+            )
+        own = self.proprio_net(self._standard(proprio.to(embedding.dtype)))
+        return torch.cat([embedding, own], dim=-1)
 
     # One step ----------------------------------------------------------------------------------
 
@@ -199,7 +251,9 @@ class Rssm(nn.Module):
         h = self.advance(latent, action)
         return Prediction(h, self.prior(h))
 
-    def correct(self, prediction: Prediction, observation: Tensor) -> Latent:
+    def correct(
+        self, prediction: Prediction, observation: Tensor, proprio: Tensor | None = None
+    ) -> Latent:
         """
         Take the true frame's z as value and the PRIOR's probabilities as gradient.
 
@@ -208,15 +262,15 @@ class Rssm(nn.Module):
         (docs/results/rssm_grad.md).
         """
         with torch.no_grad():
-            embedding = self.encoder(observation)
+            embedding = self.embed(observation, proprio)
             z = sample(self.posterior(prediction.h, embedding))
         return Latent(prediction.h, graft(z, prediction.prior))
 
     @torch.no_grad()
     def begin(self, context: Context) -> Latent:
         """Filter (B, L) true frames, with the L - 1 actions between them, into a latent."""
-        batch, length = context.observation.shape[:2]
-        embedding = self.encoder(context.observation.flatten(0, 1)).view(batch, length, -1)
+        batch, length = context.seen.shape[:2]
+        embedding = self._embed_all(context.seen, context.proprio)
         latent = self.initial(batch)
         action = context.action.new_zeros(batch, self.config.actions)
         for t in range(length):
@@ -234,11 +288,20 @@ class Rssm(nn.Module):
 
     # Training ----------------------------------------------------------------------------------
 
+    def _embed_all(self, frames: Tensor, proprio: Tensor | None) -> Tensor:
+        """Embed (B, T, ...) frames and proprioception; returns (B, T, E)."""
+        own = None if proprio is None else proprio.flatten(0, 1)
+        return self.embed(frames.flatten(0, 1), own).unflatten(0, frames.shape[:2])
+
     def observe(
-        self, frames: Tensor, action: Tensor, first: Tensor | None = None
+        self,
+        frames: Tensor,
+        action: Tensor,
+        first: Tensor | None = None,
+        proprio: Tensor | None = None,
     ) -> tuple[Latent, Tensor, Tensor]:
         """
-        Filter frames (B, T, H, W, 3) and actions (B, T, A).
+        Filter frames (B, T, H, W, 3), actions (B, T, A) and, if it is read, proprio (B, T, P).
 
         ``first`` (B, T) bool marks frames on which an episode begins: state and action before them
         are forgotten.
@@ -247,7 +310,7 @@ class Rssm(nn.Module):
             and the posterior's probabilities (B, T, S, K).
         """
         batch, length = frames.shape[:2]
-        embedding = self.encoder(frames.flatten(0, 1)).view(batch, length, -1)
+        embedding = self._embed_all(frames, proprio)
         if self.config.action_noise:
             action = action + self.config.action_noise * torch.randn_like(action)
         latent, rows, before = self.initial(batch), [], torch.zeros_like(action[:, 0])
@@ -272,16 +335,17 @@ class Rssm(nn.Module):
         reward: Tensor,
         first: Tensor | None = None,
         emphasis: float = 1.0,
+        proprio: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """
         Return the DreamerV3 loss of segments and its parts.
 
         ``reward`` (B, T) is the global reward of each frame, not-finite where nobody scored it.
         Images sum over pixels, the KL over groups with free nats, both mean over (B, T);
-        ``emphasis`` multiplies the image part.
+        ``emphasis`` multiplies the image part.  Proprioception sums over its standardised numbers.
         """
         c = self.config
-        latent, prior, posterior = self.observe(frames, action, first)
+        latent, prior, posterior = self.observe(frames, action, first, proprio)
         features = self.features(latent).flatten(0, 1)
         pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).to(features.dtype) / 255.0 - 0.5
         scored = reward.flatten().isfinite()
@@ -296,12 +360,17 @@ class Rssm(nn.Module):
             'dynamics': divergence(posterior.detach(), prior).clamp(min=c.free_nats).mean(),
             'representation': divergence(posterior, prior.detach()).clamp(min=c.free_nats).mean(),
         }
+        if c.proprio and proprio is not None:
+            wrong = self.proprio_head(features) - self._standard(proprio.flatten(0, 1))
+            parts['proprio'] = wrong.square().sum(dim=-1).mean()
         total = (
             emphasis * c.image_scale * parts['image']
             + c.reward_scale * parts['reward']
             + c.dynamics_scale * parts['dynamics']
             + c.representation_scale * parts['representation']
         )
+        if 'proprio' in parts:
+            total = total + c.proprio_scale * parts['proprio']
         return total, {name: part.detach() for name, part in parts.items()}
 
     @torch.no_grad()
@@ -309,6 +378,14 @@ class Rssm(nn.Module):
         """Return the frames (B, H, W, 3) uint8 a latent stands for."""
         pixels = self.decoder(self.features(latent)).permute(0, 2, 3, 1)
         return ((pixels + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+    @torch.no_grad()
+    def decode_proprio(self, latent: Latent) -> Tensor | None:
+        """Return the proprioception (B, P) a latent stands for, SI units; None without any."""
+        if not self.config.proprio:
+            return None
+        own: Tensor = self.proprio_head(self.features(latent))
+        return own * self.proprio_spread + self.proprio_mean
 
 
 def moving(frames: Tensor, first: Tensor | None = None, threshold: int = 12) -> Tensor:

@@ -51,7 +51,12 @@ class StateModel(nn.Module):
         difference: torch.Tensor = self.dynamics(torch.cat([self.features(state), action], dim=-1))
         return difference
 
-    def correct(self, prediction: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+    def correct(
+        self,
+        prediction: torch.Tensor,
+        observation: torch.Tensor,
+        proprio: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         return graft(observation, prediction)
 
     def reward(self, latent: torch.Tensor) -> torch.Tensor:

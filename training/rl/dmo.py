@@ -67,7 +67,7 @@ def decoupled_step(
     """
     with torch.no_grad():
         step = world.step(action.detach())
-    following = local.correct(local.predict(latent, action), step.observation)
+    following = local.correct(local.predict(latent, action), step.observation, step.proprio)
     guess = local.reward(following)
     reward = graft(step.reward, guess)
     return Decoupled(following, reward, (reward - guess).detach(), step)

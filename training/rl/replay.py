@@ -1,9 +1,10 @@
 """
 The replay buffer of imagined experience: rings of frames on memory maps, one per actor.
 
-Each slot holds a frame, the action that led on from it, its global reward and whether an episode
-began there.  Single frames are stored once; the next frame is the next slot.  A million 64x64
-frames are 12 GB, which is why they live in a file and not in memory.
+Each slot holds a frame, the proprioception of its time if there is any, the action that led on
+from it, its global reward and whether an episode began there.  Single frames are stored once; the
+next frame is the next slot.  A million 64x64 frames are 12 GB, which is why they live in a file
+and not in memory.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import torch
 
 from ..data import Segment
 
-STORED = ('frames', 'action', 'reward', 'first')
-
 
 class Replay:
     """Rings of ``capacity // actors`` slots; ``folder`` keeps them on disk, None in memory."""
 
     def __init__(
-        self, capacity: int, actors: int, frame_size: int, actions: int, folder: Path | None = None
+        self,
+        capacity: int,
+        actors: int,
+        frame_size: int,
+        actions: int,
+        folder: Path | None = None,
+        proprio: int = 0,
     ) -> None:
         self.slots = capacity // actors
         if self.slots < 2:
@@ -39,6 +44,11 @@ class Replay:
         self.action = self._array('action', (*shape, actions), np.float32, folder)
         self.reward = self._array('reward', shape, np.float32, folder)
         self.first = self._array('first', shape, np.bool_, folder)
+        self.stored = ['frames', 'action', 'reward', 'first']
+        self.proprio: np.ndarray | None = None
+        if proprio:
+            self.proprio = self._array('proprio', (*shape, proprio), np.float32, folder)
+            self.stored.append('proprio')
 
     @staticmethod
     def _array(name: str, shape: tuple[int, ...], dtype: Any, folder: Path | None) -> np.ndarray:
@@ -53,9 +63,27 @@ class Replay:
         return np.lib.format.open_memmap(path, mode='w+', dtype=dtype, shape=shape)
 
     def add(
-        self, frames: torch.Tensor, action: torch.Tensor, reward: torch.Tensor, first: torch.Tensor
+        self,
+        frames: torch.Tensor,
+        action: torch.Tensor,
+        reward: torch.Tensor,
+        first: torch.Tensor,
+        proprio: torch.Tensor | None = None,
     ) -> None:
-        """Add one slot per actor: frames (B, H, W, 3), action (B, A), reward (B,), first (B,)."""
+        """
+        Add one slot per actor.
+
+        :param frames: (B, H, W, 3); ``action`` (B, A), ``reward`` (B,), ``first`` (B,).
+        :param proprio: (B, P), where this replay keeps it.
+        :raises ValueError: there is proprioception and no place for it, or a place and none.
+        """
+        if (proprio is None) != (self.proprio is None):
+            raise ValueError(
+                'the replay and what is written to it differ in whether there is proprioception: '
+                'the global model has to imagine it exactly where the task has it'
+            )
+        if proprio is not None and self.proprio is not None:
+            self.proprio[:, self.head] = proprio.cpu().numpy()
         self.frames[:, self.head] = frames.cpu().numpy()
         self.action[:, self.head] = action.detach().cpu().numpy()
         self.reward[:, self.head] = reward.cpu().numpy()
@@ -91,6 +119,7 @@ class Replay:
             torch.from_numpy(self.action[actor, slot]),
             torch.from_numpy(label),
             torch.from_numpy(self.reward[actor, slot]),
+            None if self.proprio is None else torch.from_numpy(self.proprio[actor, slot]),
         ), first
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,10 +130,10 @@ class Replay:
         """
         cursors = {'head': self.head, 'filled': self.filled, 'written': int(self.written[0])}
         if self.on_disk:
-            for name in ('written', *STORED):
+            for name in ('written', *self.stored):
                 getattr(self, name).flush()
             return cursors
-        return cursors | {name: getattr(self, name)[:, : self.filled] for name in STORED}
+        return cursors | {name: getattr(self, name)[:, : self.filled] for name in self.stored}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -117,7 +146,7 @@ class Replay:
         if self.on_disk:
             self.filled = self._left_on_disk(int(state['written']))
         else:
-            for name in STORED:
+            for name in self.stored:
                 getattr(self, name)[:, : self.filled] = state[name]
         self.written[0] = state['written']
 

@@ -42,3 +42,12 @@ def replace_rows(tree: Any, rows: torch.Tensor, fresh: Any) -> Any:
         return torch.where(rows.view(-1, *[1] * (old.dim() - 1)), filled, old)
 
     return tree_map(one, tree, fresh)
+
+
+def nbytes(tree: Any) -> int:
+    """Return the bytes of all tensors in nested dicts, lists and tuples."""
+    if isinstance(tree, torch.Tensor):
+        return tree.numel() * tree.element_size()
+    if isinstance(tree, dict):
+        return sum(map(nbytes, tree.values()))
+    return sum(map(nbytes, tree)) if isinstance(tree, (list, tuple)) else 0

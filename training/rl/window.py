@@ -36,8 +36,8 @@ class Transition:
     """
     One step of every actor, for a replay buffer; tensors are detached.
 
-    ``action`` (B, A) led to ``observation``; ``first`` (B,): the step left an episode's first
-    latent, the end of its ``context``.
+    ``action`` (B, A), of all fields, led to ``observation`` and ``proprio``; ``first`` (B,): the
+    step left an episode's first latent, the end of its ``context``.
     """
 
     action: torch.Tensor
@@ -46,6 +46,7 @@ class Transition:
     first: torch.Tensor
     terminated: torch.Tensor
     truncated: torch.Tensor
+    proprio: torch.Tensor | None = None
 
 
 class Listener(Protocol):
@@ -64,7 +65,7 @@ class Window:
 
     features: torch.Tensor  # (H, B, F) of the latent the action was chosen at
     next_features: torch.Tensor  # (H, B, F) of the latent after the step, before any reset
-    action: torch.Tensor  # (H, B, A)
+    action: torch.Tensor  # (H, B, D) of the driven fields
     reward: torch.Tensor  # (H, B) grafted
     entropy: torch.Tensor  # (H, B) nats, -log pi of the sample
     residual: torch.Tensor  # (H, B) global minus local reward
@@ -119,11 +120,17 @@ class Actors:
         contexts: ContextSource,
         episode_length: int,
         listener: Listener | None = None,
+        expand: Callable[[torch.Tensor], torch.Tensor] = lambda driven: driven,
     ) -> None:
+        """
+        Gather actors; the first window starts their episodes.
+
+        :param expand: makes the models' actions (B, A) of the policy's (B, D), differentiably.
+        """
         if episode_length < 1:
             raise ValueError(f'an episode has {episode_length} steps: it needs at least one')
         self.world, self.local, self.contexts = world, local, contexts
-        self.episode_length, self.listener = episode_length, listener
+        self.episode_length, self.listener, self.expand = episode_length, listener, expand
         self.latent: Latent = None
         self.elapsed = torch.zeros(0)
 
@@ -133,9 +140,7 @@ class Actors:
         self.world.reset(context)
         with torch.no_grad():
             self.latent = detach(self.local.begin(context))
-        self.elapsed = torch.zeros(
-            self.world.batch, dtype=torch.long, device=context.observation.device
-        )
+        self.elapsed = torch.zeros(self.world.batch, dtype=torch.long, device=context.seen.device)
         if self.listener is not None:
             self.listener.begin(torch.ones_like(self.elapsed, dtype=torch.bool), context)
 
@@ -160,21 +165,23 @@ class Actors:
         features = guard.watch(self.local.features(self.latent))
         action, entropy = policy.sample(features, generator)
         action = guard.watch(action)
-        done = decoupled_step(self.world, self.local, self.latent, action)
+        whole = self.expand(action)
+        done = decoupled_step(self.world, self.local, self.latent, whole)
         following = self.local.features(done.latent)
-        terminated = done.step.terminated
+        terminated = done.step.terminated.to(self.elapsed.device)
         first = self.elapsed == 0
         self.elapsed = self.elapsed + 1
         truncated = (self.elapsed >= self.episode_length) & ~terminated
         if self.listener is not None:
             self.listener.add(
                 Transition(
-                    action.detach(),
+                    whole.detach(),
                     done.step.observation,
                     done.step.reward,
                     first,
                     terminated,
                     truncated,
+                    done.step.proprio,
                 )
             )
         self.latent = self._restart(done.latent, terminated | truncated)
