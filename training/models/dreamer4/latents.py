@@ -134,12 +134,14 @@ class LatentPlay:
         length: int,
         held_out: bool = False,
         labelled: float = 0.0,
+        share: slice = slice(None),
     ) -> LatentSegment:
         """
         Draw windows of ``length`` valid frames.
 
         :param labelled: the share of rows whose window holds an intent or a milestone.  The
             dynamics' loss belongs on the ``uniform`` rows only.
+        :param share: the rows of the batch to read and return; all of them are drawn.
         """
         starts = self.dataset.starts(length, held_out)
         picks = starts[rng.integers(len(starts), size=batch)]
@@ -149,7 +151,8 @@ class LatentPlay:
             picks[:chosen] = special[rng.integers(len(special), size=chosen)]
         episodes = self.dataset.held_out if held_out else self.dataset.train
         uniform = torch.arange(batch) >= chosen
-        return self._cut([(episodes[e], int(t)) for e, t in picks], length, uniform)
+        places = [(episodes[e], int(t)) for e, t in picks[share]]
+        return self._cut(places, length, uniform[share])
 
     def _cut(
         self, places: list[tuple[Episode, int]], length: int, uniform: Tensor

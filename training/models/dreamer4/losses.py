@@ -11,8 +11,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 import torch
-from torch import distributed, nn, Tensor
+from torch import nn, Tensor
 from torch.nn import functional as F
+
+from ..together import mean_over_processes
 
 RMS_DECAY = 0.99
 SCALES = 3
@@ -40,10 +42,8 @@ class RunningRms(nn.Module):
     def forward(self, loss: Tensor) -> Tensor:
         """Return the loss (), scaled; in training the scale follows it, without gradient."""
         if self.training:
-            square = loss.detach().float().square()
-            if distributed.is_available() and distributed.is_initialized():
-                distributed.all_reduce(square)
-                square = square / distributed.get_world_size()
+            # Of the global batch's loss: the number of processes must not change its size.
+            square = mean_over_processes(loss.detach().float()).square()
             moved = torch.where(self.started, torch.lerp(square, self.square, self.decay), square)
             # A value that is not finite is skipped by the trainer and must not stay here.
             self.square.copy_(torch.where(moved.isfinite(), moved, self.square))

@@ -27,6 +27,7 @@ from .shortcut import (
     signal,
     weigh,
 )
+from ..together import mean_of_rows, own_rows
 
 
 class Batch(NamedTuple):
@@ -82,6 +83,8 @@ class Objective(nn.Module):
 
         :param bootstrap: from :func:`shortcut.plan`, the same on all processes.
         :param teacher: an averaged copy for the half steps; the network itself when left out.
+        :param generator: in the same state on all processes (each draws for the global batch and
+            keeps what belongs to its rows); torch's own when left out.
         """
         total, figures = batch.latent.new_zeros(()), dict[str, float]()
         agent: Tensor | None
@@ -114,7 +117,7 @@ class Objective(nn.Module):
         latent, levels = batch.latent.float(), self.dynamics.config.levels
         shape = latent.shape[0], latent.shape[1]
         at = draw_levels(shape, levels, bootstrap, latent.device, generator)
-        noise = torch.empty_like(latent).normal_(generator=generator)
+        noise = _noise(latent, generator)
         agents: list[Tensor] = []
 
         def denoise(noisy: Tensor, level: Tensor, step: Tensor) -> Tensor:
@@ -145,15 +148,22 @@ class Objective(nn.Module):
         size, latent = self.dynamics.config, batch.latent.float()
         level = torch.full(latent.shape[:2], size.context_level, device=latent.device)
         step = torch.full_like(level, size.step_sizes - 1)
-        noise = torch.empty_like(latent).normal_(generator=generator)
+        noise = _noise(latent, generator)
         blurred = mix(noise, latent, signal(level, size.levels, latent))
         estimate = self.dynamics(blurred, batch.action, level, step, batch.known, agent=True)
         assert estimate.agent is not None
         return estimate.agent
 
 
+def _noise(latent: Tensor, generator: torch.Generator | None) -> Tensor:
+    def draw(rows: int) -> Tensor:
+        return latent.new_empty(rows, *latent.shape[1:]).normal_(generator=generator)
+
+    return own_rows(draw, len(latent), generator is not None)
+
+
 def _mean(error: Tensor, rows: Tensor | None) -> Tensor:
-    """Return the mean over the rows that count; zero where none does."""
+    """Return the mean over the rows that count, of all processes; zero where none does."""
     if rows is None:
         return error.mean()
-    return (error * rows[:, None]).sum() / (rows.sum() * error.shape[1]).clamp(min=1)
+    return mean_of_rows(error, rows)

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..together import own_rows
+
 # (noisy latents (B, T, N, D), level index (B, T), step index (B, T)) -> clean latents
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -89,7 +91,11 @@ def draw_levels(
     """
 
     def draw() -> Tensor:
-        return torch.rand(shape, device=device, generator=generator, dtype=torch.float64)
+        def rand(rows: int) -> Tensor:
+            own = (rows, shape[1])
+            return torch.rand(own, device=device, generator=generator, dtype=torch.float64)
+
+        return own_rows(rand, shape[0], generator is not None)
 
     finest = levels.bit_length() - 1
     if not bootstrap:

@@ -23,6 +23,7 @@ from .losses import RunningRms
 from .memory import Memory
 from .pixels import resize, to_frames, to_images, to_patches
 from .trunk import Group, Tokens, Trunk
+from ..together import own_rows
 
 TOKEN_STD = 0.02
 PLACE_STD = 0.5  # as large as what lies there: smaller ones are learned from far more slowly
@@ -223,10 +224,13 @@ class Tokenizer(nn.Module):
 
     def hide(self, frames: Tensor, generator: torch.Generator | None = None) -> Hidden:
         """Draw what is masked: each frame has its own share of hidden patches, up to the most."""
-        lead, device = frames.shape[:2], frames.device
+        (batch, length), device = frames.shape[:2], frames.device
 
         def draw(*shape: int) -> Tensor:
-            return torch.rand(*lead, *shape, device=device, generator=generator)
+            def rand(rows: int) -> Tensor:
+                return torch.rand(rows, length, *shape, device=device, generator=generator)
+
+            return own_rows(rand, batch, generator is not None)
 
         share = draw(2) * self.config.mask_most
         patch = draw(self.config.patches) < share[..., :1]
