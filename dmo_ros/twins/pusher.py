@@ -55,7 +55,9 @@ class PusherTwin:
     def reset(self, rows: np.ndarray | None = None, state: np.ndarray | None = None) -> None:
         """Put ``rows`` (all, when left out) at ``state`` (n, 4) or at random starts."""
         index = np.arange(len(self.state)) if rows is None else np.flatnonzero(rows)
-        self.state[index] = self._random_starts(len(index)) if state is None else state
+        placed = self.state.copy()  # those who were handed the old state keep it
+        placed[index] = self._random_starts(len(index)) if state is None else state
+        self.state = placed
 
     def _random_starts(self, count: int) -> np.ndarray:
         """Draw starts with the object away from the goal and the tool away from the object."""

@@ -1,6 +1,8 @@
+"""What only the pusher does, beyond the laws of every twin, and how a person plays with it."""
+
 import dataclasses
 
-from dmo_ros.core.intent import INTENT, MILESTONE, PLAY
+from dmo_ros.core.intent import INTENT
 from dmo_ros.twins.pusher import BOARD, GOAL, locate, OBJECT, PusherTwin, TOOL
 from dmo_ros.twins.pusher_operator import PusherOperator
 from hypothesis import given, settings
@@ -10,18 +12,6 @@ import pytest
 
 LIMIT = PusherTwin(1).spec.actions[0].high
 G = PusherTwin(1).geometry
-
-
-def roll(twin, operator, steps):
-    """Let an operator play; return states (T + 1, B, 4), actions and labels (T, B, ...)."""
-    states, actions, labels = [twin.state], [], []
-    for _ in range(steps):
-        action, label = operator.act(twin.state)
-        twin.step(action)
-        states.append(twin.state)
-        actions.append(action)
-        labels.append(label)
-    return np.stack(states), np.stack(actions), np.stack(labels)
 
 
 def gaps(states):
@@ -35,10 +25,10 @@ def check_laws(states):
 
 
 @pytest.mark.parametrize('skill', ['play', 'expert', 'random'])
-def test_nothing_overlaps_and_nothing_leaves_the_board(skill):
-    states, actions, _ = roll(PusherTwin(64, 1), PusherOperator(64, 2, skill=skill), 300)
-    check_laws(states)
-    assert np.abs(actions).max() <= LIMIT + 1e-12
+def test_nothing_overlaps_and_nothing_leaves_the_board(skill, roll):
+    play = roll(PusherTwin(64, 1), PusherOperator(64, 2, skill=skill), 300)
+    check_laws(play.states)
+    assert np.abs(play.motions).max() <= LIMIT + 1e-12
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,57 +89,6 @@ def test_a_head_on_push_carries_the_object_straight_ahead():
     )
 
 
-def test_a_batch_is_its_rows():
-    together = PusherTwin(8, 5)
-    starts, rng = together.state.copy(), np.random.default_rng(6)
-    actions = rng.uniform(-LIMIT, LIMIT, (60, 8, 2))
-    alone = [PusherTwin(1) for _ in range(8)]
-    for row, twin in enumerate(alone):
-        twin.reset(state=starts[row : row + 1])
-    for action in actions:
-        together.step(action)
-        for row, twin in enumerate(alone):
-            twin.step(action[row : row + 1])
-            np.testing.assert_array_equal(twin.state[0], together.state[row])
-    np.testing.assert_array_equal(
-        np.concatenate([twin.render() for twin in alone]), together.render()
-    )
-
-
-def test_one_seed_is_one_play():
-    first, again, other = (
-        roll(PusherTwin(4, seed), PusherOperator(4, seed), 100) for seed in (7, 7, 8)
-    )
-    for a, b in zip(first, again):
-        np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(first[0], other[0])
-
-
-def test_a_step_does_not_write_into_states_that_were_handed_out():
-    twin = PusherTwin(3, 0)
-    kept, copy = twin.state, twin.state.copy()
-    twin.step(np.full((3, 2), LIMIT))
-    np.testing.assert_array_equal(kept, copy)
-
-
-def test_a_reset_of_rows_leaves_the_others():
-    twin = PusherTwin(5, 0)
-    before = twin.state.copy()
-    rows = np.array([True, False, True, False, False])
-    twin.reset(rows)
-    np.testing.assert_array_equal(twin.state[~rows], before[~rows])
-    assert (twin.state[rows] != before[rows]).all()
-    twin.reset(rows, np.array([[0.2, 0.2, 0.7, 0.7], [0.3, 0.3, 0.8, 0.8]]))
-    np.testing.assert_array_equal(twin.state[[0, 2], 0], [0.2, 0.3])
-
-
-def test_a_placed_state_is_not_shared_with_whoever_gave_it():
-    twin, given_state = PusherTwin(1), np.array([[0.2, 0.2, 0.7, 0.7]])
-    twin.reset(state=given_state)
-    given_state[:] = 0
-    np.testing.assert_array_equal(twin.state, [[0.2, 0.2, 0.7, 0.7]])
-
-
 def test_starts_are_fair():
     twin = PusherTwin(2000, 1)
     check_laws(twin.state)
@@ -160,52 +99,16 @@ def test_starts_are_fair():
     assert (np.bincount(quarters, minlength=4) > 300).all()
 
 
-def test_the_expert_succeeds_and_chance_does_not():
-    twin = PusherTwin(1)
-    rates = {}
-    for skill in ('expert', 'random'):
-        states, _, _ = roll(
-            PusherTwin(300, 11),
-            PusherOperator(300, 12, skill=skill),
-            twin.spec.success.episode_steps,
-        )
-        inside = (
-            np.linalg.norm(states[..., 2:] - twin.goal, axis=-1) <= twin.spec.success.threshold
-        )
-        run, best = np.zeros(300, int), np.zeros(300, int)
-        for row in inside[1:]:
-            run = np.where(row, run + 1, 0)
-            best = np.maximum(best, run)
-        rates[skill] = (best >= twin.spec.success.hold_steps).mean()
-    assert rates['expert'] > 0.95 and rates['random'] < 0.15, rates
-
-
-def test_labels_are_what_the_operator_says_they_are():
-    twin, operator = PusherTwin(32, 13), PusherOperator(32, 14)
-    states, _, labels = roll(twin, operator, 600)
-    inside = np.linalg.norm(states[:-1, :, 2:] - twin.goal, axis=-1) <= twin.spec.success.threshold
-    assert set(np.unique(labels)) == {PLAY, INTENT, MILESTONE}
-    np.testing.assert_array_equal(labels == MILESTONE, inside)
-    # Intent is held while the object is engaged: the tool is near it.
-    assert (gaps(states[:-1])[labels == INTENT] < G.contact + 0.06).all()
-    shares = np.bincount(labels.ravel(), minlength=3) / labels.size
-    assert shares[PLAY] > 0.3 and shares[INTENT] > 0.05 and shares[MILESTONE] > 0.02, shares
-    assert labels.dtype == np.uint8
-
-
-def test_play_covers_the_board_and_moves_the_object():
-    states, _, _ = roll(PusherTwin(32, 15), PusherOperator(32, 16), 600)
+def test_play_covers_the_board_and_means_the_object_only_when_near_it(roll):
+    play = roll(PusherTwin(32, 15), PusherOperator(32, 16), 600)
+    states = play.states
     cells = np.unique((states[..., 2:] * 8).astype(int).reshape(-1, 2), axis=0)
     assert len(cells) >= 30
     moving = np.linalg.norm(np.diff(states[..., 2:], axis=0), axis=-1) > 1e-4
     assert 0.1 < moving.mean() < 0.9
     reached = np.linalg.norm(states[..., 2:] - PusherTwin(1).goal, axis=-1) < 0.08
     assert reached.any(axis=0).mean() > 0.9
-
-
-def test_an_unknown_skill_is_refused():
-    with pytest.raises(ValueError, match='play, expert or random'):
-        PusherOperator(1, skill='lazy')
+    assert (gaps(states[:-1])[play.labels == INTENT] < G.contact + 0.06).all()
 
 
 def test_pictures_are_what_they_show():
