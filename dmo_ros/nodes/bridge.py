@@ -36,7 +36,7 @@ from ..core.tasks import get_task, TaskSpec
 from ..robots.base import Health, Robot, RobotError, RobotState
 from ..robots.sender import DryRun, Sender
 
-DRIVING = ('ARMED', 'ACTIVE', 'STOPPING')
+RESTING = ('DISARMED', 'FAULT')  # what the gate may say while nothing is to move
 TOLERANCE = 1e-6  # of a range: what a float may lose on its way through a message
 STATUS_HZ = 10.0
 
@@ -242,7 +242,7 @@ class BridgeNode(LifecycleNode):
     def _on_gate(self, message: DiagnosticStatus) -> None:
         self._gate = next((pair.value for pair in message.values if pair.key == 'state'), '')
         if self.sender is not None:
-            self.sender.hear_gate(self._gate in DRIVING)
+            self.sender.hear_gate(self._gate not in RESTING)
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self.sender is not None:
@@ -271,7 +271,7 @@ class BridgeNode(LifecycleNode):
         """Stop a robot that is not well, obey again one that is, and say how it stands."""
         sender = self.sender
         if sender is not None and self.robot is not None:
-            sender.hear_gate(self._gate in DRIVING)
+            sender.hear_gate(self._gate not in RESTING)
             health = self.robot.health()
             if not health.ok:
                 sender.halt(health.reason)

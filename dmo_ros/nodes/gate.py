@@ -30,6 +30,7 @@ from ..core.intent import PadError, PadMap, read_pad
 from ..core.tasks import get_task
 
 LOOK_EVERY = 0.2  # seconds between two looks for rivals who are silent
+SAY_EVERY = 1.0  # seconds: a late bridge gets what is latched with the next heartbeat, after 3 s
 _LEVELS = {State.ARMED: OK, State.ACTIVE: OK, State.FAULT: ERROR}
 
 
@@ -103,6 +104,7 @@ class GateNode(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0 / self.config.publish_hz, self._on_timer, clock=steady)
         self.create_timer(LOOK_EVERY, self._look_for_rivals, clock=steady)
+        self.create_timer(SAY_EVERY, self._say_status, clock=steady)
         self.diagnostics = Diagnostics(self, self._diagnose)
 
     def _hear(self, kind: Any, topic: str, handle: Callable[[Any], None], profile: Any) -> None:
@@ -249,6 +251,9 @@ class GateNode(Node):
         if not self._shown or self._shown[-1] != gate.around.estop:
             self.estop_out.publish(Bool(data=gate.around.estop))
         self._shown = shown
+        self._say_status()
+
+    def _say_status(self) -> None:
         self.status_out.publish(status('gate', *self._verdict()))
 
 

@@ -4,7 +4,8 @@ The thread that sends to a robot, and the last watchdog before it.
 Commands come in through a slot that keeps the newest one; a thread of its own sends, because a
 robot's call may block for as long as its time-out.  When commands cease, when the robot is not
 well or when somebody says so, the robot is stopped and stays stopped until the gate is heard to be
-at rest: nothing starts again by itself.
+at rest: nothing starts again by itself.  So it is at the beginning: a bridge that is started again
+while the gate drives obeys nothing before the gate has rested.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..core.tasks import TaskSpec
 
 LAST_WORD = 1.0  # seconds for it when the bridge ends
 UNCONFIRMED = '; and it did not confirm its stop: '
+UNHEARD = 'the gate has not been heard yet'
 RETRY = 0.1  # seconds between two attempts to stop a robot that has not confirmed it
 
 
@@ -48,12 +50,12 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.robot, self.watchdog, self.burst, self.clock = robot, watchdog, burst, clock
-        self.halted = ''  # why it stopped; '' while it obeys
+        self.halted = UNHEARD  # why it does not obey; '' while it does
         self.confirmed = True  # the robot has said that it rests
         self.sent: Order | None = None
         self.count = self.late = 0
         self._order: Order | None = None
-        self._gate_drives = False
+        self._gate_drives = True  # for all that is known
         self._asked_at = -math.inf  # to stop
         self._ended = False
         self._wake = threading.Condition()
@@ -143,8 +145,8 @@ class Sender:
                 self.robot.command(order.values)
             for _ in range(ticks):
                 self.robot.tick(period)
-        except RobotError as error:
-            self.halt(str(error))
+        except Exception as error:  # whatever an SDK throws: this thread must live to stop it
+            self.halt(_say(error))
             return
         if ticks:
             self.sent = order
@@ -156,10 +158,14 @@ class Sender:
             return
         try:
             self.confirmed = self.robot.stop()
-        except RobotError as error:
+        except Exception as error:
             reason = self.halted.split(UNCONFIRMED)[0]  # only the newest trouble is told
-            self.halted = f'{reason}{UNCONFIRMED}{error}'
+            self.halted = f'{reason}{UNCONFIRMED}{_say(error)}'
         self._asked_at = self.clock()
+
+
+def _say(error: Exception) -> str:
+    return str(error) if isinstance(error, RobotError) else f'{type(error).__name__}: {error}'
 
 
 class DryRun:

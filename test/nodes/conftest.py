@@ -15,7 +15,9 @@ import pytest
 os.environ.update(environment())  # before rclpy is initialised in any test
 
 with contextlib.suppress(ImportError):  # without ROS every test in this folder is skipped
+    from diagnostic_msgs.msg import DiagnosticStatus
     from dmo_ros.nodes import convert, qos
+    from dmo_ros.nodes.diagnostics import status
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Joy
@@ -93,6 +95,75 @@ class Pad:
         if self.plugged:
             header = Header(stamp=convert.to_time(self.stamp))
             self.out.publish(Joy(header=header, axes=self.axes, buttons=self.buttons))
+
+
+class GateStandin:
+    """
+    The gate's place before a bridge: its state and commands, 50 times a second, as a test says.
+
+    ``values`` None is silence.  What the bridge says of itself is heard from now on only: an
+    earlier bridge on the topic said things of its own.
+    """
+
+    def __init__(self, probe, task):
+        self.probe, self.spec = probe, get_task(task)
+        self.values, self.state, self.frame, self.stamp, self.last = None, 'DISARMED', '', 0, 0.0
+        self.status, node = [], probe.node
+        self.commands = node.create_publisher(
+            convert.command_type(self.spec), 'cmd', qos.COMMAND_OUT
+        )
+        self.states = node.create_publisher(DiagnosticStatus, 'gate/status', qos.LATCHED)
+        self.heard = node.create_subscription(
+            DiagnosticStatus, 'bridge/status', self.status.append, qos.LATCHED
+        )
+        self.timer = node.create_timer(0.02, self._tick)
+
+    def _tick(self):
+        self.states.publish(status('gate', 0, '', {'state': self.state}))
+        if self.values is not None:
+            self.send(20_000_000)
+
+    def send(self, later):
+        """Publish the command once, stamped ``later`` nanoseconds after the one before."""
+        self.stamp += later
+        self.last = time.monotonic()
+        message = convert.to_command(self.values, self.spec, self.stamp)
+        message.header.frame_id = self.frame or message.header.frame_id
+        self.commands.publish(message)
+
+    def bridge(self):
+        """What the bridge last said: its values, its sentence as ``why``, its ``level``."""
+        if not self.status:
+            return {'state': '', 'why': '', 'level': None}
+        last = self.status[-1]
+        values = {pair.key: pair.value for pair in last.values}
+        return {**values, 'why': last.message, 'level': last.level}
+
+    def wait(self, state, why=''):
+        def said():
+            bridge = self.bridge()
+            return bridge['state'] == state and why in bridge['why']
+
+        self.probe.until(said)
+
+    def ready(self, state='ACTIVE'):
+        """Begin at rest; returns once the bridge obeys, with the gate in another state."""
+        self.state, self.frame = 'DISARMED', ''
+        self.wait('active')
+        self.state = state
+
+    def close(self):
+        node = self.probe.node
+        node.destroy_timer(self.timer)
+        node.destroy_subscription(self.heard)
+        for publisher in (self.commands, self.states):
+            node.destroy_publisher(publisher)
+
+
+@pytest.fixture(scope='session')
+def gate_standin():
+    """The class, for tests of the bridges."""
+    return GateStandin
 
 
 @pytest.fixture(scope='session')

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 
-from diagnostic_msgs.msg import DiagnosticStatus
 from dmo_ros.core.tasks import get_task
 from dmo_ros.graph import Process
 from dmo_ros.nodes import convert, qos
@@ -16,53 +15,8 @@ SPEC = get_task('push_cube')
 PATIENCE = 40.0
 
 
-class Wheel:
-    """The gate's place: commands at 50 Hz, and what it says of itself."""
-
-    def __init__(self, probe):
-        self.probe, self.values, self.frame, self.stamp = probe, None, '', 0
-        self.kind = convert.command_type(SPEC)
-        self.out = probe.node.create_publisher(self.kind, 'cmd', qos.COMMAND_OUT)
-        self.gate_out = probe.node.create_publisher(DiagnosticStatus, 'gate/status', qos.LATCHED)
-        self.timer = probe.node.create_timer(0.02, self._send)
-        self.status = probe.listen(DiagnosticStatus, 'bridge/status', qos.LATCHED)
-        self.sent = probe.listen(self.kind, 'bridge/sent')
-        self.say('DISARMED')
-
-    def _send(self):
-        if self.values is not None:
-            self.stamp += 20_000_000
-            message = convert.to_command(self.values, SPEC, self.stamp)
-            message.header.frame_id = self.frame or message.header.frame_id
-            self.out.publish(message)
-
-    def say(self, state):
-        from dmo_ros.nodes.diagnostics import status
-
-        self.gate_out.publish(status('gate', 0, '', {'state': state}))
-
-    def bridge(self):
-        if not self.status:
-            return '', ''
-        message = self.status[-1][1]
-        pairs = {pair.key: pair.value for pair in message.values}
-        return pairs.get('state', ''), message.message
-
-    def wait(self, state):
-        self.probe.until(lambda: self.bridge()[0] == state, PATIENCE)
-
-    def drive(self):
-        """Begin at rest, then move; returns once the bridge has sent a motion."""
-        self.values, self.frame = (0.0, 0.0, 0.0), ''
-        self.say('DISARMED')
-        self.wait('active')
-        self.say('ACTIVE')
-        self.values = (0.3, 0.0, 0.0)
-        self.probe.until(lambda: self.sent and self.sent[-1][1].twist.linear.x > 0, PATIENCE)
-
-
 @pytest.fixture(scope='module')
-def wheel(probe):
+def wheel(probe, gate_standin):
     child = Child(
         Process(
             'go2_bridge',
@@ -75,28 +29,39 @@ def wheel(probe):
         None,
     )
     assert child.ready.wait(PATIENCE), child.story()
-    yield Wheel(probe)
+    gate = gate_standin(probe, SPEC.name)
+    gate.sent = probe.listen(convert.command_type(SPEC), 'bridge/sent')
+    yield gate
+    gate.close()
     child.send(signal.SIGINT)
     assert child.popen.wait(20) == 0, child.story()
 
 
+def drive(wheel):
+    """Begin at rest, then move; returns once the bridge has sent a motion."""
+    wheel.values = (0.0, 0.0, 0.0)
+    wheel.ready()
+    wheel.values = (0.3, 0.0, 0.0)
+    wheel.probe.until(lambda: wheel.sent and wheel.sent[-1][1].twist.linear.x > 0)
+
+
 def test_it_sends_what_it_is_told(wheel):
-    wheel.drive()
+    drive(wheel)
     wheel.values = (-0.2, 0.1, 0.5)
-    wheel.probe.until(lambda: wheel.sent[-1][1].twist.angular.z == 0.5, PATIENCE)
+    wheel.probe.until(lambda: wheel.sent[-1][1].twist.angular.z == 0.5)
     assert convert.from_command(wheel.sent[-1][1], SPEC) == wheel.values
 
 
 def test_silence_halts_it_and_only_a_gate_at_rest_releases_it(wheel):
-    wheel.drive()
+    drive(wheel)
     wheel.values = None
     wheel.wait('halted')
-    assert 'no command from the gate' in wheel.bridge()[1]
+    assert 'no command from the gate' in wheel.bridge()['why']
     wheel.values = (0.3, 0.0, 0.0)  # the gate is back and still says that it drives
     count = len(wheel.sent)
     wheel.probe.spin(1.0)
-    assert wheel.bridge()[0] == 'halted' and len(wheel.sent) == count
-    wheel.drive()
+    assert wheel.bridge()['state'] == 'halted' and len(wheel.sent) == count
+    drive(wheel)
 
 
 @pytest.mark.parametrize(
@@ -109,35 +74,35 @@ def test_silence_halts_it_and_only_a_gate_at_rest_releases_it(wheel):
     ],
 )
 def test_what_the_gate_never_sends_halts_it(wheel, values, frame, why):
-    wheel.drive()
+    drive(wheel)
     before = len(wheel.sent)
     wheel.values, wheel.frame = values, frame
     wheel.wait('halted')
-    assert why in wheel.bridge()[1]
+    assert why in wheel.bridge()['why']
     for _, message in wheel.sent[before:]:
         sent = convert.from_command(message, SPEC)
         assert sent == (0.3, 0.0, 0.0)  # what was in force; never the refused one
 
 
 def test_a_second_writer_halts_it(wheel):
-    wheel.drive()
+    drive(wheel)
     before = len(wheel.sent)
-    rogue = wheel.probe.node.create_publisher(wheel.kind, 'cmd', qos.COMMAND_OUT)
+    rogue = wheel.probe.node.create_publisher(convert.command_type(SPEC), 'cmd', qos.COMMAND_OUT)
     try:
         rogue.publish(convert.to_command((-0.5, 0.0, 0.0), SPEC, wheel.stamp))
         wheel.wait('halted')
-        assert '2 writers' in wheel.bridge()[1]
+        assert '2 writers' in wheel.bridge()['why']
     finally:
         wheel.probe.node.destroy_publisher(rogue)
     assert all(message.twist.linear.x >= 0 for _, message in wheel.sent[before:])
-    wheel.drive()  # once it is gone
+    drive(wheel)  # once it is gone
 
 
 def test_a_person_may_stop_it(wheel):
-    wheel.drive()
+    drive(wheel)
     assert wheel.probe.call('go2_bridge/stop').success
     wheel.wait('halted')
-    assert wheel.bridge()[1] == 'stopped on request'
+    assert wheel.bridge()['why'] == 'stopped on request'
     answer = wheel.probe.call('go2_bridge/damp')
     assert not answer.success and 'damp' in answer.message
 

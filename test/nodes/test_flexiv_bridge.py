@@ -3,24 +3,19 @@
 import os
 import signal
 import threading
-import time
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from dmo_ros.core.tasks import get_task
-from dmo_ros.nodes import convert, qos
 from dmo_ros.nodes.flexiv_bridge import FlexivBridgeConfig, lead_of, make_arm, make_flexiv
 from dmo_ros.robots.base import RobotError
 from dmo_ros.robots.flexiv_rdk import address_of, RdkArm
 from dmo_ros.robots.flexiv_worker import WorkerArm
 from dmo_ros.twins.flexiv_arm import Times
 from dmo_ros.twins.flexiv_peer import FlexivPeer
-from geometry_msgs.msg import TwistStamped
 import numpy as np
 import pytest
 from sensor_msgs.msg import JointState
 
 SPEC = get_task('push_t')
-LEVELS = {b'\x00': 'OK', b'\x01': 'WARN', b'\x02': 'ERROR'}
 
 
 class Board:
@@ -36,9 +31,9 @@ class Board:
 
 
 class Site:
-    """An arm in real time, a gate that says what a test wants, and the bridge between them."""
+    """An arm in real time behind the bridge, and a gate in front of it."""
 
-    def __init__(self, probe):
+    def __init__(self, probe, gate):
         self.board = Board()
         self.peer = FlexivPeer(
             self.board, int(os.environ['ROS_DOMAIN_ID']), times=Times().scaled(0.1)
@@ -47,82 +42,54 @@ class Site:
         self._ended = threading.Event()
         self._time = threading.Thread(target=self._pass)
         self._time.start()
-        self.probe, self.velocity, self.state = probe, (0.0, 0.0), 'DISARMED'
-        self.frame, self.stamp = SPEC.command_frame, 0
-        self.cmd = probe.publisher(TwistStamped, 'cmd', qos.COMMAND_OUT)
-        self.gate = probe.publisher(DiagnosticStatus, 'gate/status', qos.LATCHED)
-        self.status = probe.listen(DiagnosticStatus, 'bridge/status', qos.LATCHED)
+        self.probe, self.gate = probe, gate
         self.joints = probe.listen(JointState, 'joint_states')
-        self.timer = probe.node.create_timer(0.02, self._say)
 
     def _pass(self):
         while not self._ended.wait(0.01):
             self.peer.advance(0.01)
 
-    def _say(self):
-        if self.velocity is not None:
-            self.stamp += 20_000_000
-            self.cmd.publish(convert.to_command(self.velocity, SPEC, self.stamp))
-        self.gate.publish(DiagnosticStatus(values=[KeyValue(key='state', value=self.state)]))
-
-    def wait_for(self, level, words=''):
-        def said():
-            last = self.status[-1][1] if self.status else None
-            return last and LEVELS[bytes(last.level)] == level and words in last.message
-
-        return self.probe.until(said)
-
     def ready(self):
-        self.wait_for('OK')
-        self.state = 'ACTIVE'
-        return self
+        self.gate.values = (0.0, 0.0)
+        self.gate.ready()
 
     def calls(self, name):
         return [at for call, at in self.peer.calls if call == name]
 
     def close(self):
-        self.probe.node.destroy_timer(self.timer)
-        for publisher in (self.cmd, self.gate):
-            self.probe.node.destroy_publisher(publisher)
+        self.gate.close()
         self._ended.set()
         self._time.join()
         self.peer.stop()
 
 
 @pytest.fixture
-def site(new_probe):
-    import rclpy
-
-    rclpy.init()
-    probe = new_probe()
-    probe.spec = SPEC
-    site = Site(probe)
+def site(probe, gate_standin):
+    site = Site(probe, gate_standin(probe, SPEC.name))
     yield site
     site.close()
-    probe.node.destroy_node()
-    rclpy.try_shutdown()
 
 
 @pytest.mark.parametrize('generation', ['1.9', '2.0'])
 def test_a_velocity_moves_the_arm_and_its_end_stops_it(site, start, generation):
     bridge = start('flexiv_bridge', task='push_t', autostart=True, peer_sdk=generation)
     site.ready()
-    site.velocity = (0.1, -0.05)
+    site.gate.values = (0.1, -0.05)
     site.probe.until(lambda: site.board.state[0, 0] > 0.08)
     x, y = site.board.state[0]
     assert y == pytest.approx(-x / 2, abs=0.005)
     heard = site.joints[-1][1]
     assert heard.name == ['tool_x', 'tool_y'] and heard.velocity[0] == pytest.approx(0.1, abs=0.02)
-    site.velocity, silent = None, time.monotonic()  # the gate is gone
+    site.gate.values, silent = None, site.gate.last  # the gate is gone
     site.probe.until(lambda: site.calls('Stop'))
     assert site.calls('Stop')[0] - silent < 0.5  # 250 ms and what a busy machine adds
     site.probe.until(lambda: site.peer.arm.still and site.peer.arm.mode == 'IDLE')
-    site.velocity = (0.1, 0.0)  # and comes back, still driving: nothing starts again by itself
+    site.gate.values = (0.1, 0.0)  # and comes back, still driving: nothing starts again by itself
     at = site.board.state.copy()
     site.probe.spin(0.5)
     assert (site.board.state == at).all()
-    site.state = 'DISARMED'
-    site.wait_for('OK')
+    site.gate.state = 'DISARMED'
+    site.gate.wait('active')
     site.probe.until(lambda: site.board.state[0, 0] > at[0, 0])
     bridge.send(signal.SIGINT)
     assert bridge.popen.wait(20) == 0
@@ -132,25 +99,25 @@ def test_a_velocity_moves_the_arm_and_its_end_stops_it(site, start, generation):
 def test_a_fault_and_an_emergency_stop_stay_until_a_person_clears_them(site, start):
     start('flexiv_bridge', task='push_t', autostart=True)
     site.ready()
-    site.velocity = (0.1, 0.0)
+    site.gate.values = (0.1, 0.0)
     site.probe.until(lambda: site.board.state[0, 0] > 0.02)
     site.peer.arm.estop = True
-    site.wait_for('ERROR', 'emergency stop')
+    site.gate.wait('halted', 'emergency stop')
     site.peer.arm.estop = False
-    site.state = 'DISARMED'
+    site.gate.state = 'DISARMED'
     site.probe.spin(0.5)
-    site.wait_for('ERROR', 'emergency stop')
+    site.gate.wait('halted', 'emergency stop')
     assert len(site.calls('Enable')) == 1
     answer = site.probe.call('flexiv_bridge/clear_fault')
     assert answer.success, answer.message
-    site.wait_for('OK')
+    site.gate.wait('active')
     assert len(site.calls('Enable')) == 2
 
 
 def test_a_killed_bridge_leaves_at_most_the_lead_to_go(site, start):
     bridge = start('flexiv_bridge', task='push_t', autostart=True)
     site.ready()
-    site.velocity = (0.25, 0.0)
+    site.gate.values = (0.25, 0.0)
     site.probe.until(lambda: site.peer.arm.velocity[0] > 0.2)
     at = site.board.state[0, 0]
     bridge.send(signal.SIGKILL)

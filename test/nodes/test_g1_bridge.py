@@ -8,9 +8,7 @@ import subprocess
 import sys
 import time
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from dmo_ros.core.tasks import get_task
-from dmo_ros.nodes import convert, qos
 from dmo_ros.nodes.g1_bridge import FIELDS, G1BridgeConfig, make_g1, real_addresses
 from dmo_ros.robots import unitree
 from dmo_ros.robots.base import RobotError
@@ -28,7 +26,7 @@ try:
 except RobotError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
-pytestmark = [pytest.mark.ros, pytest.mark.slow]  # three processes, discovery at leisure
+pytestmark = pytest.mark.ros
 
 SPEC = get_task('grab_box')
 REST = np.array([field.rest for field in SPEC.actions])
@@ -65,31 +63,6 @@ class Peer:
                 self.process.kill()
 
 
-class Gate:
-    """What the bridge hears of the gate: its state, and a command 50 times a second."""
-
-    def __init__(self, probe):
-        self.probe = probe
-        self.commands = probe.publisher(convert.command_type(SPEC), 'cmd', qos.COMMAND_OUT)
-        self.states = probe.publisher(DiagnosticStatus, 'gate/status', qos.LATCHED)
-        self.values, self.sends, self.stamp = REST.copy(), False, 0
-        self.timer = probe.node.create_timer(0.02, self.send)
-        self.be('DISARMED')
-
-    def be(self, state):
-        self.states.publish(DiagnosticStatus(values=[KeyValue(key='state', value=state)]))
-
-    def send(self):
-        if self.sends:
-            self.stamp += 20_000_000
-            self.commands.publish(convert.to_command(self.values, SPEC, self.stamp))
-
-    def close(self):
-        self.probe.node.destroy_timer(self.timer)
-        self.probe.node.destroy_publisher(self.commands)
-        self.probe.node.destroy_publisher(self.states)
-
-
 @pytest.fixture
 def peer():
     made = Peer()
@@ -98,53 +71,40 @@ def peer():
 
 
 @pytest.fixture
-def gate(probe):
-    made = Gate(probe)
+def gate(probe, gate_standin):
+    made = gate_standin(probe, SPEC.name)
     yield made
     made.close()
-
-
-@pytest.fixture
-def status(probe):
-    """Return a function that gives (level, message) of the newest bridge/status."""
-    heard = probe.listen(DiagnosticStatus, 'bridge/status', qos.LATCHED)
-    heard.clear()
-
-    def newest():
-        return (heard[-1][1].level, heard[-1][1].message) if heard else (None, '')
-
-    return newest
 
 
 def bridge(start, **changed):
     return start('g1_bridge', task='grab_box', autostart=True, ramp=0.3, **changed)
 
 
-def level(status):
-    return status()[0]
+def drive(gate, vx=0.2):
+    """Command rest, and once the bridge obeys, an active gate that walks; returns the command."""
+    gate.values = REST.copy()
+    gate.ready()
+    gate.values[19] = vx
+    return gate.values
 
 
 @pytest.mark.parametrize('path', ['sonic', 'arm_sdk'])
-def test_commands_move_the_robot_and_silence_of_the_gate_stops_it(
-    probe, gate, peer, start, status, path
-):
+def test_commands_move_the_robot_and_silence_of_the_gate_stops_it(probe, gate, peer, start, path):
     joints = probe.listen(JointState, 'joint_states')
     bridge(start, path=path)
-    probe.until(lambda: level(status) == DiagnosticStatus.OK)
-    gate.values[:17] = REST[:17] + 0.1
-    gate.values[17:19] = 0.5
-    gate.values[19] = 0.2
-    gate.sends = True
-    gate.be('ACTIVE')
+    command = drive(gate)
+    command[:17] = REST[:17] + 0.1
+    command[17:19] = 0.5
     probe.until(lambda: peer.tell()['base'][0] > 0.05)
-    wanted = gate.values[:19].copy()
+    wanted = command[:19].copy()
     probe.until(lambda: np.allclose(peer.tell()['joints'], wanted, atol=0.02))
     probe.until(
         lambda: joints and np.allclose(joints[-1][1].position, wanted, atol=0.02), PATIENCE
     )
     assert list(joints[-1][1].name) == [field.name for field in SPEC.proprioception]
-    gate.sends = False
-    probe.until(lambda: level(status) == DiagnosticStatus.ERROR)
+    gate.values = None
+    gate.wait('halted', 'no command from the gate')
     probe.until(lambda: not any(peer.tell()['velocity']))
     probe.spin(1.3)  # longer than SONIC waits: the arms are held all the same
     told = peer.tell()
@@ -153,29 +113,23 @@ def test_commands_move_the_robot_and_silence_of_the_gate_stops_it(
     assert all(asked['duration'] <= 0.3 for api, asked in told['loco'] if api == 7105)
 
 
-def test_after_a_stop_it_obeys_again_only_when_the_gate_was_at_rest(
-    probe, gate, peer, start, status
-):
+def test_after_a_stop_it_obeys_again_only_when_the_gate_was_at_rest(probe, gate, peer, start):
     bridge(start)
-    probe.until(lambda: level(status) == DiagnosticStatus.OK)
-    gate.values[19] = 0.2
-    gate.sends = True
-    gate.be('ACTIVE')
+    drive(gate)
     probe.until(lambda: peer.tell()['velocity'][0] > 0.1)
     peer.say('mute 1')
-    probe.until(lambda: level(status) == DiagnosticStatus.ERROR)
-    assert 'silent' in status()[1]
+    gate.wait('halted', 'silent')
     peer.say('mute 0')
     probe.spin(1.0)
-    assert level(status) == DiagnosticStatus.ERROR
-    assert not any(peer.tell()['velocity'])
-    gate.be('DISARMED')
-    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    assert gate.bridge()['state'] == 'halted' and not any(peer.tell()['velocity'])
+    gate.state = 'DISARMED'
+    gate.wait('active')
 
 
-def test_damp_is_a_service_and_sonic_is_not_started_again(probe, gate, peer, start, status):
+@pytest.mark.slow
+def test_damp_is_a_service_and_sonic_is_not_started_again(probe, gate, peer, start):
     bridge(start)
-    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    gate.wait('active')
     client = probe.node.create_client(Trigger, 'g1_bridge/damp')
     assert client.wait_for_service(PATIENCE)
     answers = []
@@ -189,21 +143,19 @@ def test_damp_is_a_service_and_sonic_is_not_started_again(probe, gate, peer, sta
     result = next(answer.result() for answer in answers if answer.done())
     assert result.success, result.message
     probe.until(lambda: peer.tell()['state'] == 'ENDED')
-    probe.until(lambda: level(status) == DiagnosticStatus.ERROR)
+    gate.wait('halted')
     peer.say('boot')
     probe.spin(1.5)
     assert peer.tell()['state'] == 'WAIT_FOR_CONTROL'
 
 
-def test_an_interrupt_hands_the_arms_back_and_ends_with_zero(probe, gate, peer, start, status):
+def test_an_interrupt_hands_the_arms_back_and_ends_with_zero(probe, gate, peer, start):
     child = bridge(start)
-    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    gate.wait('active')
     home = np.array(peer.tell()['joints'][:17])
-    gate.values[:17] = REST[:17] + 0.1
-    gate.values[19] = 0.2
-    gate.sends = True
-    gate.be('ACTIVE')
-    probe.until(lambda: np.allclose(peer.tell()['joints'][:17], gate.values[:17], atol=0.02))
+    command = drive(gate)
+    command[:17] = REST[:17] + 0.1
+    probe.until(lambda: np.allclose(peer.tell()['joints'][:17], command[:17], atol=0.02))
     child.send(2)
     probe.until(lambda: child.popen.poll() is not None)
     assert child.popen.returncode == 0, child.story()
@@ -212,15 +164,13 @@ def test_an_interrupt_hands_the_arms_back_and_ends_with_zero(probe, gate, peer, 
     assert np.allclose(told['joints'][:17], home, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('path', 'expiry'), [('sonic', 1.0), ('arm_sdk', 0.3)])
 def test_a_killed_bridge_leaves_a_robot_that_stops_by_itself(
-    probe, gate, peer, start, status, path, expiry
+    probe, gate, peer, start, path, expiry
 ):
     child = bridge(start, path=path)
-    probe.until(lambda: level(status) == DiagnosticStatus.OK)
-    gate.values[19] = 0.2
-    gate.sends = True
-    gate.be('ACTIVE')
+    drive(gate)
     probe.until(lambda: peer.tell()['velocity'][0] > 0.1)
     child.send(9)
     killed = time.monotonic()
@@ -228,17 +178,18 @@ def test_a_killed_bridge_leaves_a_robot_that_stops_by_itself(
     assert peer.tell()['moved'] - killed < expiry + 0.5
 
 
-def test_in_lockstep_a_command_is_five_plans(probe, gate, start, status):
+@pytest.mark.slow
+def test_in_lockstep_a_command_is_five_plans(probe, gate, start):
     peer = Peer('lockstep')
     try:
         bridge(start, lockstep=True)
-        probe.until(lambda: level(status) == DiagnosticStatus.OK)
+        gate.ready()
         before = peer.tell()['counts'].get('planner', 0)
-        gate.be('ACTIVE')
         for sent in range(1, 11):
+            gate.values = REST.copy()
             gate.values[0] = 0.01 * sent
-            gate.stamp += 100_000_000
-            gate.commands.publish(convert.to_command(gate.values, SPEC, gate.stamp))
+            gate.send(100_000_000)
+            gate.values = None
             probe.until(
                 lambda: peer.tell()['counts'].get('planner', 0) >= before + 5 * sent  # noqa: B023
             )
@@ -269,9 +220,10 @@ def test_twins_of_two_ros_domains_do_not_meet():
     assert one.dds_domain != other.dds_domain and one.interface == other.interface == 'lo'
 
 
-def test_no_odometry_is_invented(probe, gate, peer, start, status):
+@pytest.mark.slow
+def test_no_odometry_is_invented(probe, gate, peer, start):
     heard = probe.listen(Odometry, 'odom')
     bridge(start)
-    probe.until(lambda: level(status) == DiagnosticStatus.OK)
+    gate.wait('active')
     probe.spin(0.5)
     assert not heard

@@ -7,8 +7,6 @@ import time
 from diagnostic_msgs.msg import DiagnosticStatus
 from dmo_ros.core.tasks import get_task
 from dmo_ros.graph import Process
-from dmo_ros.nodes import convert, qos
-from dmo_ros.nodes.diagnostics import status
 from dmo_ros.robots import unitree
 from dmo_ros.robots.base import RobotError
 from dmo_ros.twins.go2_firmware import HOLD
@@ -29,47 +27,12 @@ TOLERANCE = 0.15  # s, of a loaded machine
 REST = [0.0, 0.0, 0.0]
 
 
-class Wheel:
-    """The gate's place: commands at 50 Hz, what it says of itself, and what the bridge says."""
-
-    def __init__(self, probe):
-        self.probe, self.values, self.stamp, self.last = probe, None, 0, 0.0
-        self.out = probe.node.create_publisher(convert.command_type(SPEC), 'cmd', qos.COMMAND_OUT)
-        self.gate_out = probe.node.create_publisher(DiagnosticStatus, 'gate/status', qos.LATCHED)
-        self.timer = probe.node.create_timer(0.02, self.send)
-        self.status = probe.listen(DiagnosticStatus, 'bridge/status', qos.LATCHED)
-        self.odometry = probe.listen(Odometry, 'odom')
-        self.say('DISARMED')
-
-    def send(self):
-        if self.values is not None:
-            self.stamp += 20_000_000
-            self.last = time.monotonic()
-            self.out.publish(convert.to_command(self.values, SPEC, self.stamp))
-
-    def say(self, state):
-        self.gate_out.publish(status('gate', 0, '', {'state': state}))
-
-    def bridge(self):
-        message = self.status[-1][1] if self.status else DiagnosticStatus()
-        return {'why': message.message, **{pair.key: pair.value for pair in message.values}}
-
-    def wait(self, state):
-        self.probe.until(lambda: self.bridge().get('state') == state, PATIENCE)
-
-    def drive(self, peer, values=(0.3, 0.0, 0.0)):
-        """Begin at rest, then move; returns once the robot walks."""
-        self.values = (0.0, 0.0, 0.0)
-        self.say('DISARMED')
-        self.wait('active')
-        self.say('ACTIVE')
-        self.values = values
-        self.probe.until(lambda: peer.ask()['velocity'] == list(values), PATIENCE)
-
-    def close(self):
-        self.probe.node.destroy_timer(self.timer)
-        for publisher in (self.out, self.gate_out):
-            self.probe.node.destroy_publisher(publisher)
+def drive(wheel, peer, values=(0.3, 0.0, 0.0)):
+    """Begin at rest, then move; returns once the robot walks."""
+    wheel.values = (0.0, 0.0, 0.0)
+    wheel.ready()
+    wheel.values = values
+    wheel.probe.until(lambda: peer.ask()['velocity'] == list(values))
 
 
 def begin(**parameters):
@@ -78,7 +41,7 @@ def begin(**parameters):
 
 
 @pytest.fixture
-def graph(probe):
+def graph(probe, gate_standin):
     """Start a peer with settings of its firmware, and a bridge with parameters."""
     opened = []
 
@@ -88,7 +51,7 @@ def graph(probe):
         child = begin(**(parameters or {}))
         opened.append(lambda: (child.send(signal.SIGINT), child.popen.wait(PATIENCE)))
         assert child.ready.wait(PATIENCE), child.story()
-        wheel = Wheel(probe)
+        wheel = gate_standin(probe, SPEC.name)
         opened.append(wheel.close)
         return wheel, peer, child
 
@@ -97,12 +60,13 @@ def graph(probe):
         close()
 
 
-def test_it_gets_the_robot_up_drives_it_and_tells_where_it_is(graph):
+def test_it_gets_the_robot_up_drives_it_and_tells_where_it_is(probe, graph):
+    odometry = probe.listen(Odometry, 'odom')
     wheel, peer, _ = graph(posture=1001, stand_time=0.3, dead_time=0.5)
     assert peer.ask()['posture'] == 1013
-    wheel.drive(peer, (0.3, 0.1, 0.4))
-    wheel.probe.until(lambda: wheel.odometry[-1][1].pose.pose.position.x > 0.05, PATIENCE)
-    message = wheel.odometry[-1][1]
+    drive(wheel, peer, (0.3, 0.1, 0.4))
+    wheel.probe.until(lambda: odometry and odometry[-1][1].pose.pose.position.x > 0.05)
+    message = odometry[-1][1]
     assert message.header.frame_id == 'odom' and message.child_frame_id == 'base_link'
     assert message.twist.twist.linear.x == pytest.approx(0.3, abs=1e-6)
     assert message.twist.twist.angular.z == pytest.approx(0.4, abs=1e-6)
@@ -112,20 +76,20 @@ def test_it_gets_the_robot_up_drives_it_and_tells_where_it_is(graph):
 
 def test_a_gate_that_falls_silent_stops_the_robot_in_time(graph):
     wheel, peer, _ = graph()
-    wheel.drive(peer)
+    drive(wheel, peer)
     assert silence(wheel, peer) < STOPS_WITHIN + TOLERANCE
     moves = peer.ask('moves')['moves']
     assert moves[-1][1:] == REST and 1003 in peer.ask()['apis']
     wheel.values = (0.3, 0.0, 0.0)  # it comes back, and says that it still drives
     wheel.probe.spin(0.5)
     assert peer.ask()['velocity'] == REST
-    wheel.drive(peer)
+    drive(wheel, peer)
 
 
 def test_a_killed_bridge_leaves_the_robot_to_its_own_second(graph):
     """T7: what the vendor promises; the peer keeps it, a checklist asks for it on hardware."""
     wheel, peer, child = graph()
-    wheel.drive(peer)
+    drive(wheel, peer)
     child.send(signal.SIGKILL)
     child.popen.wait(PATIENCE)
     there = peer.ask()['pose']
@@ -136,7 +100,7 @@ def test_a_killed_bridge_leaves_the_robot_to_its_own_second(graph):
 
 def test_a_robot_in_a_fault_is_not_driven_again_by_itself(graph):
     wheel, peer, _ = graph()
-    wheel.drive(peer)
+    drive(wheel, peer)
     peer.ask('fall 1001')
     wheel.wait('halted')
     wheel.probe.until(lambda: wheel.bridge()['fault'] == 'true', PATIENCE)
@@ -147,13 +111,13 @@ def test_a_robot_in_a_fault_is_not_driven_again_by_itself(graph):
     wheel.probe.spin(0.5)
     assert peer.ask()['velocity'] == REST
     assert 1004 not in peer.ask()['apis'] and peer.ask()['requests'] >= before
-    wheel.drive(peer)
+    drive(wheel, peer)
 
 
 @pytest.mark.parametrize(('switch', 'why'), [('frozen', 'frozen'), ('silent', 'not been heard')])
 def test_a_robot_that_is_not_heard_is_stopped(graph, switch, why):
     wheel, peer, _ = graph()
-    wheel.drive(peer)
+    drive(wheel, peer)
     peer.ask(f'set {switch} 1')
     wheel.wait('halted')
     assert why in wheel.bridge()['why']
@@ -162,18 +126,18 @@ def test_a_robot_that_is_not_heard_is_stopped(graph, switch, why):
 
 def test_a_killed_robot_is_an_error_and_comes_back_without_a_restart(graph):
     wheel, peer, _ = graph()
-    wheel.drive(peer)
+    drive(wheel, peer)
     peer.kill()
     wheel.wait('halted')
-    assert wheel.status[-1][1].level == DiagnosticStatus.ERROR
-    wheel.say('DISARMED')
+    assert wheel.bridge()['level'] == DiagnosticStatus.ERROR
+    wheel.state = 'DISARMED'
     with PeerProcess(int(os.environ['ROS_DOMAIN_ID']), posture=1013) as again:
-        wheel.drive(again)
+        drive(wheel, again)
 
 
 def test_a_signal_stops_the_robot_first(graph):
     wheel, peer, child = graph()
-    wheel.drive(peer)
+    drive(wheel, peer)
     child.send(signal.SIGINT)
     assert child.popen.wait(PATIENCE) == 0, child.story()
     report = peer.ask()
@@ -183,7 +147,7 @@ def test_a_signal_stops_the_robot_first(graph):
 
 def test_damp_is_a_service_of_its_own(graph):
     wheel, peer, _ = graph()
-    wheel.drive(peer)
+    drive(wheel, peer)
     assert wheel.probe.call('go2_bridge/damp').success
     assert peer.ask()['posture'] == 1001
     wheel.wait('halted')
@@ -191,12 +155,11 @@ def test_damp_is_a_service_of_its_own(graph):
 
 def test_in_lockstep_each_command_is_one_move(graph):
     wheel, peer, _ = graph({'lockstep': True})
-    wheel.wait('active')
-    wheel.say('ACTIVE')
+    wheel.ready()
     before = peer.ask()['move_count']
     for number in range(1, 11):
         wheel.values = (0.03 * number, 0.0, 0.0)
-        wheel.send()
+        wheel.send(200_000_000)
         wheel.values = None
         wheel.probe.until(
             lambda count=before + number: peer.ask()['move_count'] >= count, PATIENCE
@@ -266,7 +229,7 @@ def test_the_worst_of_ten(graph, capsys, fault, measure, mend, limit):
     wheel, peer, _ = graph()
     taken = []
     for _ in range(10):
-        wheel.drive(peer)
+        drive(wheel, peer)
         wheel.probe.spin(0.1 * len(taken) / 7.0)  # another moment of every period
         taken.append(measure(wheel, peer))
         peer.ask(mend)

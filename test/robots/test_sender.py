@@ -5,7 +5,7 @@ import time
 
 from dmo_ros.core.tasks import get_task
 from dmo_ros.robots.base import RobotError
-from dmo_ros.robots.sender import DryRun, Sender
+from dmo_ros.robots.sender import DryRun, Sender, UNHEARD
 import pytest
 
 PATIENCE = 20.0
@@ -20,7 +20,7 @@ class Diary(DryRun):
         super().__init__(get_task('push_cube'))
         self.calls, self.confirms = [], True
         self.heard = threading.Condition()
-        self.trouble = ''
+        self.trouble = None
 
     def note(self, what):
         with self.heard:
@@ -29,7 +29,7 @@ class Diary(DryRun):
 
     def tick(self, dt):
         if self.trouble:
-            raise RobotError(self.trouble)
+            raise self.trouble
         self.note(self.values)
 
     def stop(self):
@@ -45,19 +45,32 @@ class Diary(DryRun):
 
 
 @pytest.fixture
-def make():
+def new():
+    """A robot and its sender, before it has heard of a gate."""
     made = []
 
     def build(watchdog=0.25, burst=0):
         robot = Diary()
-        sender = Sender(robot, watchdog, burst)
-        made.append(sender)
-        sender.start()
-        return robot, sender
+        made.append(Sender(robot, watchdog, burst))
+        made[-1].start()
+        return robot, made[-1]
 
     yield build
     for sender in made:
         sender.close()
+
+
+@pytest.fixture
+def make(new):
+    """The same before a gate at rest."""
+
+    def build(**chosen):
+        robot, sender = new(**chosen)
+        sender.hear_gate(False)
+        assert sender.release()
+        return robot, sender
+
+    return build
 
 
 FORWARD, BACK = (0.3, 0.0, 0.0), (-0.3, 0.0, 0.0)
@@ -121,12 +134,33 @@ def test_it_obeys_again_only_after_the_gate_was_at_rest(make):
     robot.wait(lambda: robot.count(BACK))
 
 
-def test_a_refusal_of_the_robot_stops_it_and_is_told(make):
+@pytest.mark.parametrize(
+    ('trouble', 'told'),
+    [
+        (RobotError('the link is down'), 'the link is down'),
+        (OSError(19, 'No such device'), 'OSError: [Errno 19] No such device'),  # of an SDK's own
+    ],
+)
+def test_a_refusal_of_the_robot_stops_it_and_is_told(make, trouble, told):
     robot, sender = make(watchdog=5.0)
-    robot.trouble = 'the link is down'
+    robot.trouble = trouble
     sender.put(FORWARD, 1)
     robot.wait(lambda: robot.count('stop'))
-    assert sender.halted == 'the link is down'
+    assert sender.halted == told
+
+
+def test_a_bridge_that_comes_back_while_the_gate_drives_obeys_nothing(new):
+    robot, sender = new(watchdog=5.0)
+    for drives in (None, True):  # not heard yet, and heard to drive
+        if drives is not None:
+            sender.hear_gate(drives)
+        assert not sender.release() and sender.halted == UNHEARD
+        sender.put(FORWARD, 1)
+    sender.hear_gate(False)
+    assert sender.release()
+    sender.put(BACK, 2)
+    robot.wait(lambda: robot.count(BACK))
+    assert not robot.count(FORWARD)
 
 
 def test_a_stop_that_fails_again_and_again_is_told_once(make):
