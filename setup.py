@@ -81,6 +81,7 @@ EXTRAS = {
         *UNITREE,
         *SONIC,
         'pytest>=7.4',
+        'pytest-rerunfailures',  # a second try for tests with real processes on a busy machine
         'hypothesis',
         'mcap>=1.2',
         'rosbags-image',
