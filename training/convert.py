@@ -21,6 +21,7 @@ from typing import Any
 from dmo_ros.core.actions import to_normalised
 from dmo_ros.core.episode import Episode, episode_folders, read_meta, write_meta
 from dmo_ros.core.images import to_observation
+from dmo_ros.core.proprioception import arrange, ProprioceptionError
 from dmo_ros.core.tasks import get_task, require_same, TaskSpec
 import numpy as np
 
@@ -205,22 +206,17 @@ def _proprio(
     bag: Bag, streams: dict[str, Stream], config: ConvertConfig, spec: TaskSpec, tick: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the newest joint positions (T, P) not after each tick, and where there are any."""
-    names = [field.name for field in spec.proprioception]
-    if not names:
+    if not spec.proprioception:
         return np.zeros((len(tick), 0), dtype=np.float32), np.full(len(tick), True)
     stream = _stream(bag, streams, config.state, required=True)
     assert stream is not None
-    rows = []
-    for message in bag.decode(stream):
-        position = dict(zip(message.name, message.position))
-        if missing := [name for name in names if name not in position]:
-            raise BagError(
-                f'{stream.topic} lacks the joints {", ".join(missing)} of task {spec.name!r}'
-            )
-        rows.append([position[name] for name in names])
+    try:
+        rows = [arrange(message.name, message.position, spec) for message in bag.decode(stream)]
+    except ProprioceptionError as error:
+        raise BagError(f'{bag.path}, {stream.topic}: {error}') from error
     order = np.argsort(stream.stamp, kind='stable')
     newest = np.searchsorted(stream.stamp[order], tick, side='right') - 1
-    values = np.array(rows, dtype=np.float32).reshape(-1, len(names))[order]
+    values = np.array(rows, dtype=np.float32)[order]
     fresh = (newest >= 0) & (tick - stream.stamp[order][newest] <= SECOND / spec.rate_hz)
     return values[newest], fresh
 

@@ -12,7 +12,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, cast
 
-from dmo_ros.core.episode import load_dataset
+from dmo_ros.core.episode import EpisodeError, load_dataset
 from dmo_ros.core.images import to_observation
 from dmo_ros.core.tasks import TaskSpec
 import numpy as np
@@ -21,6 +21,7 @@ from torch import nn, Tensor
 
 from . import engine
 from .models.actor_critic import Actor
+from .models.driven import Driven
 from .models.rssm import Latent, mode, Rssm, RssmConfig
 
 
@@ -29,18 +30,22 @@ class RssmPolicy(nn.Module):
     Encoder, posterior and actor of DMO; h and z are fed back by whoever runs it.
 
     The latent is the posterior's mode and the action the mean's tanh, so the graph draws nothing
-    at random and one sequence of frames has one sequence of actions.
+    at random and one sequence of frames has one sequence of actions.  The actor may drive some of
+    the local model's actions; the others are at rest, in the graph as on the robot.
     """
 
-    def __init__(self, rssm: Rssm, actor: Actor) -> None:
+    def __init__(self, rssm: Rssm, actor: Actor, spec: TaskSpec | None = None) -> None:
+        """
+        Put the parts together.
+
+        :param spec: the task; may be left out where the actor drives every action and there is no
+            proprioception.
+        :raises ValueError: parts that do not fit each other or the task.
+        """
         super().__init__()
-        driven = cast(nn.Linear, actor.net[-1]).out_features // 2
-        if driven != rssm.config.actions:
-            raise ValueError(
-                f'the actor drives {driven} of the {rssm.config.actions} actions of '
-                'its local model; say first what the others do meanwhile'
-            )
+        _require_fit(rssm.config, cast(nn.Linear, actor.net[-1]).out_features // 2, spec)
         self.rssm, self.actor = rssm, actor
+        self.whole = nn.Identity() if spec is None else Driven(spec)
         self.frame_stack = 1
         c = rssm.config
         self.state_shapes: Mapping[str, tuple[int, ...]] = {
@@ -49,15 +54,41 @@ class RssmPolicy(nn.Module):
         }
 
     def forward(
-        self, image: Tensor, prev_action: Tensor, is_first: Tensor, h: Tensor, z: Tensor
+        self, image: Tensor, prev_action: Tensor, is_first: Tensor, *more: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Filter one frame (B, 1, H, W, 3) into the latent and act on it."""
+        """
+        Filter one frame (B, 1, H, W, 3) into the latent and act on it.
+
+        ``more`` is h, z, and before them proprioception (B, P) if the task has any.  The action
+        before an episode's first frame is zero in all fields, as in training, not at rest.
+        """
+        *felt, h, z = more
         keep = 1.0 - is_first
         latent = Latent(h * keep, z * keep[..., None])
-        h = self.rssm.advance(latent, prev_action * keep)
-        z = mode(self.rssm.posterior(h, self.rssm.encoder(image[:, -1])))
+        h = self.rssm.advance(latent, self.whole(prev_action) * keep)
+        seen = self.rssm.embed(image[:, -1], *felt)
+        z = mode(self.rssm.posterior(h, seen))
         action = self.actor.mode(self.rssm.features(Latent(h, z)))
         return action, h, z
+
+
+def _require_fit(config: RssmConfig, driven: int, spec: TaskSpec | None) -> None:
+    """Refuse an actor or a local model of another task; ValueError says what differs."""
+    if spec is None and driven != config.actions:
+        raise ValueError(
+            f'the actor drives {driven} of the {config.actions} actions of its local model; give '
+            'the task, which says where the others rest'
+        )
+    if spec is not None and (driven, config.actions) != (len(spec.driven), len(spec.actions)):
+        raise ValueError(
+            f'the actor drives {driven} of {config.actions} actions, task {spec.name!r} drives '
+            f'{len(spec.driven)} of {len(spec.actions)}; take parts trained for this task'
+        )
+    if config.proprio and (spec is None or config.proprio != len(spec.proprioception)):
+        has = 'no task is given' if spec is None else f'it has {len(spec.proprioception)}'
+        raise ValueError(
+            f'the local model reads {config.proprio} proprioceptive numbers of its task, {has}'
+        )
 
 
 class StackPolicy(nn.Module):
@@ -69,8 +100,14 @@ class StackPolicy(nn.Module):
         self.network, self.frame_stack = network, frame_stack
         self.state_shapes: Mapping[str, tuple[int, ...]] = {}
 
-    def forward(self, image: Tensor, prev_action: Tensor, is_first: Tensor) -> tuple[Tensor]:
-        """Act on a stack (B, S, H, W, 3); actions beyond [-1, 1] are clipped as in training."""
+    def forward(
+        self, image: Tensor, prev_action: Tensor, is_first: Tensor, *proprio: Tensor
+    ) -> tuple[Tensor]:
+        """
+        Act on a stack (B, S, H, W, 3); actions beyond [-1, 1] are clipped as in training.
+
+        Nothing else is looked at, also where the task offers proprioception.
+        """
         pixels = image.permute(0, 1, 4, 2, 3).flatten(1, 2).to(torch.float32) / 255.0
         return (self.network(pixels).clamp(-1.0, 1.0),)
 
@@ -124,7 +161,7 @@ def load_policy(checkpoint: Path) -> tuple[RssmPolicy, TaskSpec, dict[str, Any]]
         'checkpoint_sha256': _sha256(checkpoint),
         'revision': engine.git_revision(),
     }
-    return RssmPolicy(rssm, actor), spec, provenance
+    return RssmPolicy(rssm, actor, spec), spec, provenance
 
 
 def _sha256(path: Path) -> str:
@@ -135,7 +172,23 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def golden_frames(dataset: Path, spec: TaskSpec, count: int = 200) -> np.ndarray:
-    """Return the first ``count`` frames (N, H, W, 3) uint8 of a dataset at the policy's size."""
-    frames = [frame for episode in load_dataset(dataset, spec)[:8] for frame in episode.frames]
-    return np.stack([to_observation(frame, spec, spec.policy_size) for frame in frames[:count]])
+def golden_play(
+    dataset: Path, spec: TaskSpec, count: int = 200
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """
+    Return the first ``count`` moments of a dataset that are fit to be learned from.
+
+    :returns: frames (N, H, W, 3) uint8 at the policy's size, and proprioception (N, P) float32,
+        None where the task has none.
+    """
+    frames: list[np.ndarray] = []
+    felt: list[np.ndarray] = []
+    for episode in load_dataset(dataset, spec):
+        rows = np.flatnonzero(episode.valid)[: count - len(frames)]
+        frames += [to_observation(episode.frames[row], spec, spec.policy_size) for row in rows]
+        felt += list(episode.proprio[rows])
+        if len(frames) == count:
+            break
+    if not frames:
+        raise EpisodeError(f'{dataset} holds no valid frame; look at it with `dmo check`')
+    return np.stack(frames), np.stack(felt) if spec.proprioception else None

@@ -19,7 +19,8 @@ from dmo_ros.core.actions import fill, to_si
 from dmo_ros.core.images import to_policy_observation
 from dmo_ros.core.metrics import curvature, straightness, SuccessTracker, wilson
 from dmo_ros.core.policy import Policy
-from dmo_ros.core.tasks import get_task, TaskSpec
+from dmo_ros.core.proprioception import arrange
+from dmo_ros.core.tasks import get_task, TaskError, TaskSpec
 from dmo_ros.twins.base import make_operator, make_twin, moved, Twin
 import numpy as np
 
@@ -121,6 +122,22 @@ def summarise(spec: TaskSpec, states: np.ndarray, twin: Twin) -> dict[str, Any]:
     }
 
 
+def proprioception(twin: Twin) -> np.ndarray | None:
+    """
+    Return what a twin's robots feel (B, P) float32, SI units, as the bridge tells it of a robot.
+
+    None where the task has none.
+
+    :raises TaskError: a field of the task is no column of the twin's state.
+    """
+    fields = twin.spec.proprioception
+    if missing := [field.name for field in fields if field.name not in twin.names]:
+        raise TaskError(f'the twin of task {twin.spec.name!r} does not tell {", ".join(missing)}')
+    if not fields:
+        return None
+    return np.stack([arrange(twin.names, row, twin.spec) for row in twin.state])
+
+
 def path_curvature(path: np.ndarray) -> float:
     """Return the turning of a planar path (T, 2) in rad/m, its heading being where it moves."""
     kept = [path[0]]
@@ -165,7 +182,7 @@ def _actor(policy: Any, spec: TaskSpec, episodes: int, seed: int) -> tuple[str, 
 
     def act(twin: Twin) -> np.ndarray:
         seen = np.stack([to_policy_observation(picture, spec) for picture in twin.render()])
-        driven = to_si(loop.step(seen), spec.driven)
+        driven = to_si(loop.step(seen, proprioception(twin)), spec.driven)
         return np.array([fill(row, spec) for row in driven])
 
     return name, act

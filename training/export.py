@@ -20,6 +20,7 @@ import time
 from typing import Any, cast, Protocol
 import warnings
 
+from dmo_ros.core.actions import bounds
 from dmo_ros.core.contract import BATCH, Contract, Golden, interface, TensorSpec
 from dmo_ros.core.policy import ClosedLoop, Infer, Policy
 from dmo_ros.core.seal import seal
@@ -49,13 +50,14 @@ class ExportablePolicy(Protocol):
         """As of nn.Module."""
 
     def __call__(
-        self, image: Tensor, prev_action: Tensor, is_first: Tensor, *states: Tensor
+        self, image: Tensor, prev_action: Tensor, is_first: Tensor, *more: Tensor
     ) -> tuple[Tensor, ...]:
         """
         Answer one control step.
 
         :param image: (B, frame_stack, H, W, 3) uint8.
         :param prev_action: (B, A) float32 in [-1, 1]; ``is_first``: (B, 1) float32, 0 or 1.
+        :param more: proprio (B, P) float32 in SI units, if the task has any; then the states.
         :returns: action (B, A) float32 in [-1, 1], then the next states.
         """
 
@@ -80,13 +82,10 @@ def torch_infer(policy: ExportablePolicy) -> Infer:
     """Return the numpy inference function of a torch policy, for a ClosedLoop."""
     device = next(iter(policy.parameters()), torch.empty(0)).device
 
-    def infer(
-        image: np.ndarray, prev_action: np.ndarray, is_first: np.ndarray, states: list[np.ndarray]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        given = (image, prev_action, is_first, *states)
+    def infer(*inputs: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
-            action, *after = policy(*(torch.from_numpy(array).to(device) for array in given))
-        return action.cpu().numpy(), [state.cpu().numpy() for state in after]
+            outputs = policy(*(torch.from_numpy(array).to(device) for array in inputs))
+        return [tensor.cpu().numpy() for tensor in outputs]
 
     return infer
 
@@ -99,6 +98,7 @@ def torch_loop(policy: ExportablePolicy, spec: TaskSpec, batch: int = 1) -> Clos
         policy.frame_stack,
         list(policy.state_shapes.values()),
         batch,
+        spec.proprioception,
     )
 
 
@@ -109,6 +109,7 @@ def export(
     *,
     provenance: Mapping[str, Any] | None = None,
     frames: np.ndarray | None = None,
+    proprio: np.ndarray | None = None,
     key: SigningKey | None = None,
     parity_steps: int = 200,
 ) -> ExportReport:
@@ -118,41 +119,59 @@ def export(
     :param provenance: anything worth knowing about where the weights come from, as plain JSON.
     :param frames: (N, H, W, 3) uint8 at ``spec.policy_size``, shown in the golden loop; play data
         say more about a policy than the noise that is drawn when left out.
+    :param proprio: (N, P) in SI units, of the same moments; only for a task that has any.
     :param key: signs the file.
     :raises ExportError: when the graph cannot be written or answers differently.
     """
     begin = time.monotonic()
     module = copy.deepcopy(cast(nn.Module, policy))  # the trainer's own stays as it is
     policy = cast(ExportablePolicy, module.eval().cpu().float())
-    frames = _frames(spec, parity_steps, frames)
+    seen = _moments(spec, parity_steps, frames, proprio)
     model = _graph(policy, spec)
-    contract = _contract(policy, spec, frames[:GOLDEN_STEPS], dict(provenance or {}))
+    contract = _contract(policy, spec, seen[:GOLDEN_STEPS], dict(provenance or {}))
     out = Path(out)
     draft = out.with_name(out.name + '.tmp')
     try:
         _write(draft, seal(model, contract.to_json(), key))
         loaded = Policy.load(draft, spec)
-        difference = parity(policy, loaded, frames)
+        difference = parity(policy, loaded, seen)
         os.replace(draft, out)
     finally:
         draft.unlink(missing_ok=True)
     return ExportReport(
-        out, loaded.digest, out.stat().st_size, time.monotonic() - begin, len(frames), difference
+        out, loaded.digest, out.stat().st_size, time.monotonic() - begin, len(seen), difference
     )
 
 
+@dataclass(frozen=True)
+class Moments:
+    """What a policy is shown: frames (N, H, W, 3) uint8, proprio (N, P) float32 or None."""
+
+    frames: np.ndarray
+    proprio: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, part: slice) -> Moments:
+        return Moments(self.frames[part], None if self.proprio is None else self.proprio[part])
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Yield a batch of one for every moment, as :meth:`ClosedLoop.step` takes it."""
+        for row, frame in enumerate(self.frames):
+            yield frame[None], None if self.proprio is None else self.proprio[row, None]
+
+
 def parity(
-    policy: ExportablePolicy, loaded: Policy, frames: np.ndarray, tolerance: float = 1e-4
+    policy: ExportablePolicy, loaded: Policy, seen: Moments, tolerance: float = 1e-4
 ) -> float:
     """
-    Run both over ``frames``, each feeding back its own states; return the largest difference.
+    Run both over what is seen, each feeding back its own states; return the largest difference.
 
     :raises ExportError: above ``tolerance``, with the first step that differs.
     """
     loop, twin = torch_loop(policy, loaded.spec), loaded.loop()
-    gaps = np.array(
-        [np.abs(loop.step(frame[None]) - twin.step(frame[None])).max() for frame in frames]
-    )
+    gaps = np.array([np.abs(loop.step(*moment) - twin.step(*moment)).max() for moment in seen])
     if gaps.max() > tolerance:
         raise ExportError(
             f'the exported graph differs from the module by {gaps.max():.2g}, first '
@@ -231,15 +250,15 @@ def _states(policy: ExportablePolicy) -> tuple[TensorSpec, ...]:
 
 
 def _contract(
-    policy: ExportablePolicy, spec: TaskSpec, frames: np.ndarray, provenance: dict[str, Any]
+    policy: ExportablePolicy, spec: TaskSpec, seen: Moments, provenance: dict[str, Any]
 ) -> Contract:
     """Record the golden loop with PyTorch: two episodes, so that the reset is checked as well."""
-    first = (0, len(frames) // 2)
+    first = (0, len(seen) // 2)
     loop, actions = torch_loop(policy, spec), []
-    for index, frame in enumerate(frames):
+    for index, moment in enumerate(seen):
         if index in first:
             loop.reset()
-        actions.append(loop.step(frame[None])[0])
+        actions.append(loop.step(*moment)[0])
     states = _states(policy)
     inputs, outputs = interface(spec, policy.frame_stack, states)
     versions = {'torch': torch.__version__, 'opset': OPSET}
@@ -249,25 +268,51 @@ def _contract(
         states,
         inputs,
         outputs,
-        Golden(frames, first, np.stack(actions)),
+        Golden(seen.frames, first, np.stack(actions), seen.proprio),
         {**versions, **provenance},
     )
 
 
-def _frames(spec: TaskSpec, count: int, given: np.ndarray | None) -> np.ndarray:
-    """Return (count, H, W, 3) frames, the given ones first and repeated as often as needed."""
-    size = spec.policy_size
-    if given is None:
-        # Smooth noise: single-pixel noise is nothing that a camera shows.
-        coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
-        repeat = -(-size // 4)
-        return coarse.repeat(repeat, 1).repeat(repeat, 2)[:, :size, :size].copy()
-    if given.shape[1:] != (size, size, 3) or given.dtype != np.uint8 or not len(given):
+def _moments(
+    spec: TaskSpec, count: int, frames: np.ndarray | None, proprio: np.ndarray | None
+) -> Moments:
+    """Return ``count`` moments, the given ones first and repeated as often as needed."""
+    size, count = spec.policy_size, max(count, GOLDEN_STEPS)
+    if frames is None:
+        frames = _noise(size, count)
+    if frames.shape[1:] != (size, size, 3) or frames.dtype != np.uint8 or not len(frames):
         raise ExportError(
             f'golden frames must be (N, {size}, {size}, 3) uint8, these are '
-            f'{given.shape} {given.dtype}'
+            f'{frames.shape} {frames.dtype}'
         )
-    return np.ascontiguousarray(given[np.arange(max(count, GOLDEN_STEPS)) % len(given)])
+    if proprio is None and spec.proprioception:
+        proprio = _postures(spec, len(frames))
+    wanted = (len(frames), len(spec.proprioception)) if spec.proprioception else None
+    found = None if proprio is None else proprio.shape
+    if found != wanted or (proprio is not None and not np.isfinite(proprio).all()):
+        raise ExportError(
+            f'golden proprioception must be finite and {wanted}, as task {spec.name!r} and the '
+            f'frames have it; this is {found}'
+        )
+    rows = np.arange(count) % len(frames)
+    given = Moments(frames, None if proprio is None else proprio.astype(np.float32))
+    return Moments(
+        np.ascontiguousarray(given.frames[rows]),
+        None if given.proprio is None else given.proprio[rows],
+    )
+
+
+def _noise(size: int, count: int) -> np.ndarray:
+    """Return smooth noise: single-pixel noise is nothing that a camera shows."""
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    repeat = -(-size // 4)
+    return coarse.repeat(repeat, 1).repeat(repeat, 2)[:, :size, :size].copy()
+
+
+def _postures(spec: TaskSpec, count: int) -> np.ndarray:
+    """Return postures (count, P) that a robot of the task may be in, over its whole ranges."""
+    low, high = bounds(spec.proprioception)
+    return np.random.default_rng(1).uniform(low, high, (count, len(low)))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -283,14 +328,16 @@ def export_run(
     """
     Export the policy of a run folder (or of its checkpoint).
 
-    :param data: dataset whose frames make up the golden loop; the noise of :func:`export` without.
+    :param data: dataset whose play makes up the golden loop; the noise of :func:`export` without.
     """
-    from .deploy import golden_frames, load_policy
+    from .deploy import golden_play, load_policy
 
     checkpoint = run / 'policy.safetensors' if run.is_dir() else run
     module, spec, provenance = load_policy(checkpoint)
-    frames = golden_frames(data, spec) if data is not None else None
-    return export(module, spec, out, provenance=provenance, frames=frames, key=key)
+    frames, proprio = golden_play(data, spec) if data is not None else (None, None)
+    return export(
+        module, spec, out, provenance=provenance, frames=frames, proprio=proprio, key=key
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

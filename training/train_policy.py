@@ -330,7 +330,7 @@ def score(training: Training) -> dict[str, float]:
 
     config = training.config
     local, actor = copy.deepcopy(training.local).cpu(), copy.deepcopy(training.agent.actor).cpu()
-    policy = RssmPolicy(local, actor)
+    policy = RssmPolicy(local, actor, get_task(config.task))
     seed, episodes = config.seed + 7, config.evaluate_episodes
     result = evaluate_batched(policy, config.task, episodes, seed)
     return {'strict': result['strict']['rate'], 'relaxed': result['relaxed']['rate']}

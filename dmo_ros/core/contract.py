@@ -38,27 +38,34 @@ class Golden:
     A closed loop to repeat at load.
 
     ``frames`` (N, H, W, 3) uint8 are shown one by one, the policy is reset before every number in
-    ``first``, and its actions must be ``actions`` (N, A).
+    ``first``, and its actions must be ``actions`` (N, A).  ``proprio`` (N, P) float32 in SI units
+    goes with the frames; None where the task has none.
     """
 
     frames: np.ndarray
     first: tuple[int, ...]
     actions: np.ndarray
+    proprio: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Frames as base64 of zlib; actions as decimal numbers that give the same float32 back."""
+        """Frames as base64 of zlib, numbers as decimals that give the same float32 back."""
         packed = zlib.compress(np.ascontiguousarray(self.frames).tobytes(), 9)
-        return {
+        plain = {
             'frames': base64.b64encode(packed).decode(),
             'shape': list(self.frames.shape),
             'first': list(self.first),
             'actions': self.actions.astype(np.float64).tolist(),
         }
+        # Only where there is any: a file of a task without it stays as all versions read it.
+        if self.proprio is not None:
+            plain['proprio'] = self.proprio.astype(np.float64).tolist()
+        return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Golden:
         """Unpack; never more than the stated size, so that a small file cannot fill the memory."""
-        _require_keys(plain, {'frames', 'shape', 'first', 'actions'}, 'golden')
+        own = {'proprio'} & set(plain)
+        _require_keys(plain, {'frames', 'shape', 'first', 'actions', *own}, 'golden')
         shape = tuple(int(size) for size in plain['shape'])
         size = int(np.prod(shape, dtype=np.int64))
         if not 0 < size <= 2**28:
@@ -72,11 +79,12 @@ class Golden:
             np.frombuffer(raw, np.uint8).reshape(shape),
             tuple(int(number) for number in plain['first']),
             np.asarray(plain['actions'], dtype=np.float32),
+            np.asarray(plain['proprio'], dtype=np.float32) if own else None,
         )
 
-    def require_fit(self, size: int, width: int) -> None:
-        """Refuse frames of another ``size``, actions of another ``width``, impossible resets."""
-        steps = len(self.frames)
+    def require_fit(self, task: TaskSpec) -> None:
+        """Refuse frames, actions or proprioception of another size, and impossible resets."""
+        steps, size, width = len(self.frames), task.policy_size, len(task.policy_actions)
         if self.frames.shape[1:] != (size, size, 3):
             raise ContractError(
                 f'golden.shape: {self.frames.shape}; the policy sees RGB of {size}x{size}'
@@ -89,6 +97,12 @@ class Golden:
         if self.first[:1] != (0,) or max(self.first) >= steps:
             raise ContractError(
                 f'golden.first: {self.first}; it starts with 0 and stays below {steps}'
+            )
+        shape = None if self.proprio is None else self.proprio.shape
+        if shape != ((steps, len(task.proprioception)) if task.proprioception else None):
+            raise ContractError(
+                f'golden.proprio: {shape} for {steps} frames and '
+                f'{len(task.proprioception)} proprioceptive fields; export the policy again'
             )
 
 
@@ -151,28 +165,35 @@ class Contract:
         """Refuse a contract that the task, or the graph with these ends, does not bear out."""
         _require_same('inputs', inputs, self.inputs)
         _require_same('outputs', outputs, self.outputs)
-        _require_same('states', inputs[3:], self.states)
+        task = TaskSpec.from_dict(self.task)
+        given = {tensor.name for tensor in interface(task, self.frame_stack, ())[0]}
+        found = tuple(tensor for tensor in inputs if tensor.name not in given)
+        _require_same('states', found, self.states)
         if self.frame_stack != inputs[0].shape[1]:
             raise ContractError(
                 f'frame_stack: {self.frame_stack}, but the graph takes '
                 f'{inputs[0].shape[1]} frames; export the policy again'
             )
-        task = TaskSpec.from_dict(self.task)
         wanted = interface(task, self.frame_stack, self.states)
         _require_same('inputs', wanted[0], inputs)
         _require_same('outputs', wanted[1], outputs)
-        self.golden.require_fit(task.policy_size, len(task.policy_actions))
+        self.golden.require_fit(task)
 
 
 def interface(
     task: TaskSpec, frame_stack: int, states: tuple[TensorSpec, ...]
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the inputs and the outputs that a policy of this task must have."""
-    width, size = len(task.policy_actions), task.policy_size
+    """
+    Return the inputs and the outputs that a policy of this task must have.
+
+    The only place that knows their order; ``proprio`` is there for a task that has any.
+    """
+    width, size, own = len(task.policy_actions), task.policy_size, len(task.proprioception)
     inputs = (
         TensorSpec('image', 'uint8', (BATCH, frame_stack, size, size, 3)),
         TensorSpec('prev_action', 'float32', (BATCH, width)),
         TensorSpec('is_first', 'float32', (BATCH, 1)),
+        *([TensorSpec('proprio', 'float32', (BATCH, own))] if own else []),
         *states,
     )
     outputs = (

@@ -2,8 +2,9 @@
 A policy on the robot: one ONNX file, numpy and onnxruntime, nothing else.
 
 :meth:`Policy.load` reads the file once and refuses it unless everything holds: hash, signature
-(when keys are given), task specification, graph signature, execution provider, and the golden loop
-that was recorded with PyTorch at export.  Then :meth:`Policy.step` maps a frame to an action.
+(when keys are given), task specification, graph signature, execution provider, and the golden
+loop that was recorded with PyTorch at export.  Then :meth:`Policy.step` maps a frame to an action;
+in a task with proprioception, a frame and what the robot feels of itself.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 from .contract import Contract, TensorSpec
 from .history import FrameStack
 from .images import to_policy_observation
+from .proprioception import check_proprioception, ProprioceptionError
 from .seal import ContractError, unseal
-from .tasks import get_task, TaskSpec
+from .tasks import Field, get_task, TaskSpec
 
 CPU = 'CPUExecutionProvider'
 # Largest allowed |difference| to the golden actions: float32 on a CPU, and on devices whose
@@ -26,10 +28,9 @@ CPU = 'CPUExecutionProvider'
 TOLERANCE, DEVICE_TOLERANCE = 1e-4, 1e-2
 _TYPES = {'tensor(uint8)': 'uint8', 'tensor(float)': 'float32'}
 
-# image u8 (B, S, H, W, 3), prev_action (B, A), is_first (B, 1), states -> action (B, A), states
-Infer = Callable[
-    [np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]], tuple[np.ndarray, list[np.ndarray]]
-]
+# The graph's inputs in the contract's order -> action (B, A), then the next states:
+# image u8 (B, S, H, W, 3), prev_action (B, A), is_first (B, 1), [proprio (B, P),] states.
+Infer = Callable[..., Sequence[np.ndarray]]
 
 
 class PolicyError(ValueError):
@@ -46,9 +47,16 @@ class ClosedLoop:
         frame_stack: int,
         state_shapes: Sequence[tuple[int, ...]],
         batch: int = 1,
+        proprioception: Sequence[Field] = (),
     ) -> None:
-        """``state_shapes`` are without the batch dimension; ``width`` is the number of actions."""
-        self.batch, self.width = batch, width
+        """
+        Begin.
+
+        :param width: number of actions.
+        :param state_shapes: without the batch dimension.
+        :param proprioception: the task's fields; steps want proprioception where there are any.
+        """
+        self.batch, self.width, self.proprioception = batch, width, proprioception
         self._infer, self._stack, self._shapes = infer, FrameStack(frame_stack), state_shapes
         self.reset()
 
@@ -59,15 +67,19 @@ class ClosedLoop:
         self._is_first = np.ones((self.batch, 1), np.float32)
         self._states = [np.zeros((self.batch, *shape), np.float32) for shape in self._shapes]
 
-    def step(self, observation: np.ndarray) -> np.ndarray:
+    def step(self, observation: np.ndarray, proprio: np.ndarray | None = None) -> np.ndarray:
         """
         Answer observations (B, H, W, 3) uint8 with actions (B, A) float32 in [-1, 1].
 
+        :param proprio: (B, P) in SI units, of the observations' time; None in a task without any.
+        :raises ProprioceptionError: it is missing, too much, or not finite; nothing is remembered.
         :raises PolicyError: when an action or a state is not finite, or an action lies outside
             [-1, 1]; the memory is cleared then, so that nothing of it outlives the refusal.
         """
+        felt = self._felt(proprio)
         image = np.ascontiguousarray(np.moveaxis(self._stack.push(observation), 0, 1))
-        action, states = self._infer(image, self._prev_action, self._is_first, self._states)
+        answer = self._infer(image, self._prev_action, self._is_first, *felt, *self._states)
+        action, states = answer[0], list(answer[1:])
         fault = _fault(action, states)
         if fault:
             self.reset()
@@ -79,6 +91,21 @@ class ClosedLoop:
         self._is_first = np.zeros((self.batch, 1), np.float32)
         self._states = states
         return self._prev_action.copy()
+
+    def _felt(self, proprio: np.ndarray | None) -> list[np.ndarray]:
+        """Return the graph's further inputs: proprioception, or nothing."""
+        if not self.proprioception:
+            if proprio is not None:
+                raise ProprioceptionError('the task of this policy has no proprioception')
+            return []
+        if proprio is None or np.shape(proprio)[:1] != (self.batch,):
+            raise ProprioceptionError(
+                f'each step needs proprioception ({self.batch}, {len(self.proprioception)}), not '
+                f'{"none" if proprio is None else np.shape(proprio)}'
+            )
+        with np.errstate(over='ignore'):  # too large for float32 is refused as infinite
+            rows = np.ascontiguousarray(proprio, np.float32)
+        return [check_proprioception(rows, self.proprioception)]
 
 
 def _fault(action: np.ndarray, states: list[np.ndarray]) -> str | None:
@@ -138,38 +165,38 @@ class Policy:
         """Return a fresh closed loop of this policy over ``batch`` robots at once."""
         shapes = [tuple(int(size) for size in state.shape[1:]) for state in self.contract.states]
         return ClosedLoop(
-            self.infer, len(self.spec.policy_actions), self.contract.frame_stack, shapes, batch
+            self.infer,
+            len(self.spec.policy_actions),
+            self.contract.frame_stack,
+            shapes,
+            batch,
+            self.spec.proprioception,
         )
 
-    def infer(
-        self,
-        image: np.ndarray,
-        prev_action: np.ndarray,
-        is_first: np.ndarray,
-        states: list[np.ndarray],
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Run the graph once; shapes as in the contract."""
-        action, *after = self._session.run(
-            None, dict(zip(self._names, (image, prev_action, is_first, *states)))
-        )
-        return action, after
+    def infer(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
+        """Run the graph once; order and shapes as in the contract."""
+        outputs: Sequence[np.ndarray] = self._session.run(None, dict(zip(self._names, inputs)))
+        return outputs
 
     def reset(self) -> None:
         """Begin an episode: forget frames, states and the last action."""
         self._loop.reset()
 
-    def step(self, frame: np.ndarray) -> np.ndarray:
+    def step(self, frame: np.ndarray, proprio: np.ndarray | None = None) -> np.ndarray:
         """
         Map one camera frame to one action.
 
         :param frame: (H, W, 3) uint8 RGB of any size.
+        :param proprio: (P,) in SI units, as :func:`.proprioception.arrange` orders it; only for a
+            task that has proprioception.
         :returns: (A,) float32 in [-1, 1], in the order of ``spec.policy_actions``.
         :raises ImageError: for a frame of another shape or dtype.
+        :raises ProprioceptionError: it is missing, too much, or not finite.
         :raises PolicyError: for an action that must not reach a robot; the policy is reset then.
         """
         # By way of the world model's frame size, because that is how training saw it.
         seen = to_policy_observation(frame, self.spec)
-        return self._loop.step(seen[None])[0]
+        return self._loop.step(seen[None], None if proprio is None else proprio[None])[0]
 
     def describe(self) -> dict[str, Any]:
         """What a person wants to know of the file, as plain JSON."""
@@ -184,6 +211,9 @@ class Policy:
             'frame_stack': contract.frame_stack,
             'inputs': {t.name: [t.dtype, *t.shape] for t in contract.inputs},
             'outputs': {t.name: [t.dtype, *t.shape] for t in contract.outputs},
+            'proprioception': _units(self.spec.proprioception),
+            'drives': _units(self.spec.driven),
+            'at_rest': _units([f for f in self.spec.actions if f not in self.spec.driven]),
             'provenance': contract.provenance,
         }
 
@@ -193,7 +223,8 @@ class Policy:
         for index, frame in enumerate(golden.frames):
             if index in golden.first:
                 loop.reset()
-            actions.append(loop.step(frame[None])[0])
+            felt = None if golden.proprio is None else golden.proprio[index, None]
+            actions.append(loop.step(frame[None], felt)[0])
         error = float(np.abs(np.stack(actions) - golden.actions).max())
         allowed = TOLERANCE if self.provider == CPU else DEVICE_TOLERANCE
         if not error <= allowed:
@@ -210,6 +241,10 @@ def verify(
 ) -> dict[str, Any]:
     """Load a policy file as a robot would and describe it; raises as :meth:`Policy.load`."""
     return {'file': str(path), **Policy.load(path, spec, trusted_keys=trusted_keys).describe()}
+
+
+def _units(fields: Sequence[Field]) -> dict[str, str]:
+    return {field.name: field.unit for field in fields}
 
 
 def _read(path: str | Path) -> bytes:

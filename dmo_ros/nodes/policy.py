@@ -1,5 +1,5 @@
 """
-The policy on the robot, a lifecycle node: ``image_raw`` -> ``cmd_policy``.
+The policy on the robot, a lifecycle node: ``image_raw`` (and ``joint_states``) -> ``cmd_policy``.
 
 Configure loads the file and checks its contract; a mismatch is a failed transition and the
 sentence that says why.  Activate answers every new frame with one command that carries the frame's
@@ -7,8 +7,11 @@ stamp; of a camera that is faster than the control rate only the frames on the c
 answered.  A frame that is old, repeated or malformed gets no answer, and the gate stops for the
 silence.  A gap in time (an episode's start, a camera that was away) makes the policy begin anew.
 
-The file's graph takes pictures alone, so nothing else is listened to, also in a task whose world
-model is trained with proprioception.
+In a task with proprioception a frame goes with the newest joint state stamped not after it, which
+is how the converter pairs them.  A state that is stale, lacks a joint or is not finite is never
+acted on: the frame gets no answer, and ``~/status`` says why (:mod:`dmo_ros.core.proprioception`).
+Pictures are late by what a camera needs, so the state of their moment is there already; a frame
+that comes before it, as a twin's may, waits up to ``state_wait`` for it.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from dataclasses import dataclass
 import time
 
 from dmo_ros.msg import PolicyStatus
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -31,6 +35,7 @@ from ..core.actions import fill, to_si
 from ..core.cadence import Pace
 from ..core.images import ImageError
 from ..core.policy import Policy, PolicyError
+from ..core.proprioception import ProprioceptionError, StateWatch
 from ..core.seal import ContractError
 from ..core.stream import FrameWatch
 from ..core.tasks import get_task
@@ -57,7 +62,19 @@ class PolicyConfig:
         'signed the file; empty: nobody is asked',
     )
     allow_unsigned: bool = parameter(False, 'take an unsigned file although keys are given')
+    state_wait: float = parameter(
+        0.05, 'seconds a frame waits for the joint state of its moment to arrive', 0.0, 0.5
+    )
     autostart: bool = parameter(False, 'configure and activate at once (for twins)')
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A frame to be answered: its stamp (ns), and when it arrived (s, steady clock)."""
+
+    message: Image
+    stamp: int
+    began: float
 
 
 class PolicyNode(LifecycleNode):
@@ -73,12 +90,20 @@ class PolicyNode(LifecycleNode):
         self.misses = self.answers = self.skipped = 0
         self.watch = FrameWatch(self.spec.limits.frame_timeout)
         self.pace = Pace(self.spec.period)
-        self.last = 0
+        self.felt = StateWatch(self.spec) if self.spec.proprioception else None
+        self.waiting: Waiting | None = None
+        self.last = self.refused = 0
         self.command_out = self.create_publisher(
             command_type(self.spec), 'cmd_policy', qos.COMMAND_OUT
         )
         self.status_out = self.create_publisher(PolicyStatus, '~/status', qos.LATCHED)
         self.create_subscription(Image, 'image_raw', self._on_image, qos.SENSOR)
+        if self.felt is not None:
+            self.create_subscription(JointState, 'joint_states', self._on_state, qos.FEW)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        wait = max(self.config.state_wait, 1e-3)
+        self.patience = self.create_timer(wait, self._on_patience, clock=steady)
+        self.patience.cancel()
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.diagnostics = Diagnostics(self, self._diagnose)
 
@@ -109,7 +134,8 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to answer."""
         self._begin()
-        self.misses = self.answers = self.skipped = 0
+        self.waiting = None
+        self.misses = self.answers = self.skipped = self.refused = 0
         self.pace.reset()
         self._become(PolicyStatus.ACTIVE, '')
         return super().on_activate(state)
@@ -144,44 +170,76 @@ class PolicyNode(LifecycleNode):
         if not self.pace.accept(stamp):
             self.skipped += 1
             return
-        self._count_gap(stamp)
+        self.waiting = Waiting(message, stamp, began)
+        if self.felt is None or self.felt.reached(stamp):
+            self._act()
+        else:
+            self.patience.reset()
+
+    def _on_state(self, message: JointState) -> None:
+        assert self.felt is not None
+        stamp = nanoseconds(message.header.stamp)
+        wrong = self.felt.hear(stamp, time.monotonic(), message.name, message.position)
+        if wrong:
+            self.get_logger().warning(wrong, throttle_duration_sec=2.0)
+        elif self.waiting is not None and self.felt.reached(self.waiting.stamp):
+            self._act()
+
+    def _on_patience(self) -> None:
+        """Answer with the newest state there is, if it may be used at all."""
+        if self.waiting is not None:
+            self._act()
+
+    def _act(self) -> None:
+        """Answer the frame that waits."""
+        self.patience.cancel()
+        waiting, self.waiting = self.waiting, None
+        if waiting is None or self.policy is None or self.state != PolicyStatus.ACTIVE:
+            return
+        stamp = waiting.stamp
         try:
-            action = self.policy.step(to_rgb(message))
-        except ImageError as error:
-            self._miss(f'frame refused: {error}')
+            frame = to_rgb(waiting.message)
+            felt = None if self.felt is None else self.felt.pair(stamp, time.monotonic())
+            self._count_gap(stamp)
+            action = self.policy.step(frame, felt)
+        except (ImageError, ProprioceptionError) as error:
+            self.refused += 1
+            self._miss(f'frame refused: {error}', stamp)
             return
         except PolicyError as error:
             self.get_logger().error(str(error))
             self._become(PolicyStatus.FAULT, str(error), stamp)
             return
-        self._answer(fill(to_si(action, self.spec.driven), self.spec), stamp, began)
+        self._answer(fill(to_si(action, self.spec.driven), self.spec), stamp, waiting.began)
 
     def _answer(self, values: Sequence[float], stamp: int, began: float) -> None:
         self.latency = time.monotonic() - began
         self.slowest = max(self.slowest, self.latency)
         if self.latency > self.spec.limits.frame_timeout:
-            self._miss(f'an answer took {self.latency:.2f} s; it is too late to be sent')
+            late = f'an answer took {self.latency:.2f} s; it is too late to be sent'
+            self._miss(late, stamp)
             return
         self.command_out.publish(to_command(values, self.spec, stamp))
         self.answers += 1
-        self._publish_status(stamp)
+        self._become(self.state, '', stamp)
 
     def _count_gap(self, stamp: int) -> None:
-        """Begin anew after a gap in time, count what was lost in a shorter one."""
+        """Begin anew after a gap in what the policy saw, count what was lost in a shorter one."""
         periods = (stamp - self.last) * 1e-9 * self.spec.rate_hz
         if not 0 < periods < GAP_PERIODS:
             self._begin()
         else:
-            self.misses += max(0, round(periods) - 1)
-        self.last = stamp
+            self.misses += max(0, round(periods) - 1 - self.refused)
+        self.last, self.refused = stamp, 0
 
     def _begin(self) -> None:
         if self.policy is not None:
             self.policy.reset()
 
-    def _miss(self, why: str) -> None:
+    def _miss(self, why: str, stamp: int) -> None:
         self.misses += 1
         self.get_logger().warning(why, throttle_duration_sec=2.0)
+        self._become(self.state, why, stamp)
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._begin()
@@ -214,6 +272,7 @@ class PolicyNode(LifecycleNode):
             'latency_ms': round(self.latency * 1e3, 2),
             'slowest_ms': round(self.slowest * 1e3, 2),
             **self.watch.counts,
+            **(self.felt.counts if self.felt is not None else {}),
         }
         self.slowest = 0.0
         level = {PolicyStatus.ACTIVE: OK, PolicyStatus.FAULT: ERROR}.get(self.state, WARN)

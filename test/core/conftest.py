@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from dmo_ros.core.actions import bounds
 from dmo_ros.core.contract import BATCH, Contract, Golden, interface, TensorSpec
 from dmo_ros.core.policy import ClosedLoop
 from dmo_ros.core.seal import seal
@@ -12,21 +13,24 @@ import pytest
 WIDTH = 2
 
 
-def weights(stack):
-    return np.random.default_rng(3).normal(size=(3 * stack, WIDTH)).astype(np.float32)
+def weights(rows, width=WIDTH):
+    return np.random.default_rng(3).normal(size=(rows, width)).astype(np.float32)
 
 
-def oracle(image, prev_action, is_first, states):
-    """What the graph below computes, in numpy."""
-    stack = image.shape[1]
+def oracle(image, prev_action, is_first, *more):
+    """What the graph below computes, in numpy; ``more`` is h, before it proprioception if any."""
+    *felt, h = more
     mean = image.astype(np.float32).mean(axis=(2, 3)).reshape(len(image), -1) / np.float32(255)
-    kept = 1 - is_first
-    h = np.tanh(mean @ weights(stack) + 0.5 * kept * states[0])
-    return np.tanh(h + 0.3 * kept * prev_action), [h]
+    kept, width = 1 - is_first, prev_action.shape[1]
+    h = mean @ weights(mean.shape[1], width) + 0.5 * kept * h
+    if felt:
+        h = h + felt[0] @ weights(felt[0].shape[1], width)
+    h = np.tanh(h)
+    return np.tanh(h + 0.3 * kept * prev_action), h
 
 
-def graph(stack, size=32, nan_on_black=False):
-    """The same as ONNX bytes: a recurrent policy of a few nodes."""
+def graph(stack, size=32, nan_on_black=False, width=WIDTH, own=0):
+    """The same as ONNX bytes: a recurrent policy of a few nodes, ``own``: of proprioception."""
     onnx = pytest.importorskip('onnx')
     make, types = onnx.helper, onnx.TensorProto
 
@@ -41,7 +45,7 @@ def graph(stack, size=32, nan_on_black=False):
         make.make_node('ReduceMean', ['x0', 'axes'], ['x1'], keepdims=0),
         make.make_node('Reshape', ['x1', 'flat'], ['x2']),
         make.make_node('Div', ['x2', 'scale'], ['x3']),
-        make.make_node('MatMul', ['x3', 'w'], ['x4']),
+        make.make_node('MatMul', ['x3', 'w'], ['x5' if own else 'x4']),
         make.make_node('Sub', ['one', 'is_first'], ['kept']),
         make.make_node('Mul', ['h', 'kept'], ['h1']),
         make.make_node('Mul', ['h1', 'half'], ['h2']),
@@ -52,6 +56,11 @@ def graph(stack, size=32, nan_on_black=False):
         make.make_node('Add', ['h_next', 'p2'], ['a1']),
         make.make_node('Tanh', ['a1'], ['a2' if nan_on_black else 'action']),
     ]
+    if own:
+        nodes[5:5] = [
+            make.make_node('MatMul', ['proprio', 'v'], ['felt']),
+            make.make_node('Add', ['x5', 'felt'], ['x4']),
+        ]
     if nan_on_black:
         nodes += [
             make.make_node('ReduceSum', ['x3', 'last'], ['s0'], keepdims=1),
@@ -65,11 +74,12 @@ def graph(stack, size=32, nan_on_black=False):
             'tiny',
             [
                 end('image', types.UINT8, stack, size, size, 3),
-                end('prev_action', types.FLOAT, WIDTH),
+                end('prev_action', types.FLOAT, width),
                 end('is_first', types.FLOAT, 1),
-                end('h', types.FLOAT, WIDTH),
+                *([end('proprio', types.FLOAT, own)] if own else []),
+                end('h', types.FLOAT, width),
             ],
-            [end('action', types.FLOAT, WIDTH), end('h_next', types.FLOAT, WIDTH)],
+            [end('action', types.FLOAT, width), end('h_next', types.FLOAT, width)],
             [
                 constant('axes', np.int64([2, 3])),
                 constant('flat', np.int64([-1, 3 * stack])),
@@ -78,7 +88,8 @@ def graph(stack, size=32, nan_on_black=False):
                 constant('one', f32(1)),
                 constant('half', f32(0.5)),
                 constant('third', f32(0.3)),
-                constant('w', weights(stack)),
+                constant('w', weights(3 * stack, width)),
+                *([constant('v', weights(own, width))] if own else []),
             ],
         ),
         opset_imports=[make.make_opsetid('', 18)],
@@ -92,28 +103,31 @@ def contract(spec, stack, frames=6):
     seen = rng.integers(0, 256, (frames, spec.policy_size, spec.policy_size, 3), dtype=np.uint8)
     # Frames of different brightness, so that their order matters to a policy that sees means.
     seen = (seen // np.arange(1, frames + 1)[:, None, None, None]).astype(np.uint8)
-    loop, actions, first = ClosedLoop(oracle, WIDTH, stack, [(WIDTH,)]), [], (0, frames // 2)
+    width, fields = len(spec.policy_actions), spec.proprioception
+    felt = rng.uniform(*bounds(fields), (frames, len(fields))).astype(np.float32)
+    proprio = felt if fields else None
+    loop = ClosedLoop(oracle, width, stack, [(width,)], 1, fields)
+    actions, first = [], (0, frames // 2)
     for index, frame in enumerate(seen):
         if index in first:
             loop.reset()
-        actions.append(loop.step(frame[None])[0])
-    states = (TensorSpec('h', 'float32', (BATCH, WIDTH)),)
+        actions.append(loop.step(frame[None], felt[index, None] if fields else None)[0])
+    states = (TensorSpec('h', 'float32', (BATCH, width)),)
     return Contract(
         spec.to_dict(),
         stack,
         states,
         *interface(spec, stack, states),
-        Golden(seen, first, np.stack(actions)),
+        Golden(seen, first, np.stack(actions), proprio),
         {'commit': 'abc', 'seed': 1},
     )
 
 
-@pytest.fixture(scope='session')
-def tiny():
-    """A task, the pieces of a policy file for it, and the sealed bytes."""
-    spec = get_task('pusher')
+def pieces(spec):
     stack = spec.frame_stack
-    model, promise = graph(stack), contract(spec, stack)
+    width, own = len(spec.policy_actions), len(spec.proprioception)
+    model = graph(stack, spec.policy_size, width=width, own=own)
+    promise = contract(spec, stack)
     return SimpleNamespace(
         spec=spec,
         stack=stack,
@@ -124,3 +138,15 @@ def tiny():
         promise=contract,
         sealed=seal(model, promise.to_json()),
     )
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    """A task, the pieces of a policy file for it, and the sealed bytes."""
+    return pieces(get_task('pusher'))
+
+
+@pytest.fixture(scope='session')
+def body():
+    """The same for a task that has proprioception and whose policy drives half of the body."""
+    return pieces(get_task('grab_box'))

@@ -44,13 +44,63 @@ def load(tiny, folder, plain):
     return Policy.load(path, tiny.spec)
 
 
-def test_a_contract_survives_json_exactly(tiny):
-    text = tiny.contract.to_json()
+@pytest.fixture(params=['tiny', 'body'])
+def either(request):
+    """A task without proprioception, and one with."""
+    return request.getfixturevalue(request.param)
+
+
+def test_a_contract_survives_json_exactly(either):
+    text = either.contract.to_json()
     again = Contract.from_json(text)
     assert again.to_json() == text
-    assert TaskSpec.from_dict(again.task) == tiny.spec
-    np.testing.assert_array_equal(again.golden.frames, tiny.contract.golden.frames)
-    np.testing.assert_array_equal(again.golden.actions, tiny.contract.golden.actions)
+    assert TaskSpec.from_dict(again.task) == either.spec
+    for name in ('frames', 'actions', 'proprio'):
+        golden, other = (getattr(made.golden, name) for made in (again, either.contract))
+        np.testing.assert_array_equal(golden, other)
+
+
+def test_without_proprioception_a_contract_is_written_as_it_always_was(tiny, body):
+    golden = {'frames', 'shape', 'first', 'actions'}
+    assert set(json.loads(tiny.contract.to_json())['golden']) == golden
+    assert set(json.loads(body.contract.to_json())['golden']) == golden | {'proprio'}
+    assert [tensor.name for tensor in tiny.contract.inputs] == [
+        *('image', 'prev_action', 'is_first', 'h'),
+    ]
+
+
+def test_a_graph_that_feels_nothing_is_refused_where_the_task_has_proprioception(body, tmp_path):
+    plain = json.loads(body.contract.to_json())
+    plain['inputs'] = [tensor for tensor in plain['inputs'] if tensor['name'] != 'proprio']
+    blind = body.build(body.stack, 64, width=11)
+    path = tmp_path / 'policy.onnx'
+    path.write_bytes(seal(blind, json.dumps(plain)))
+    with pytest.raises(ContractError, match=r"inputs: \['image'.* instead of .*'proprio', 'h'\]"):
+        Policy.load(path, body.spec)
+
+
+def test_golden_proprioception_goes_with_the_task(tiny, body, tmp_path):
+    plain = json.loads(body.contract.to_json())
+    rows = plain['golden']['proprio']
+    for wrong in (rows[:-1], [row[:-1] for row in rows], [], None):
+        with pytest.raises(ContractError, match='golden.proprio'):
+            load(body, tmp_path, replace(plain, ('golden', 'proprio'), wrong))
+    del plain['golden']['proprio']
+    with pytest.raises(ContractError, match='golden.proprio'):
+        load(body, tmp_path, plain)
+    plain = json.loads(tiny.contract.to_json())
+    plain['golden']['proprio'] = [[0.0]] * len(plain['golden']['actions'])
+    with pytest.raises(ContractError, match='golden.proprio'):
+        load(tiny, tmp_path, plain)
+
+
+def test_other_golden_proprioception_is_refused(body, tmp_path):
+    golden = dataclasses.replace(
+        body.contract.golden, proprio=body.contract.golden.proprio + np.float32(0.1)
+    )
+    other = dataclasses.replace(body.contract, golden=golden)
+    with pytest.raises(ContractError, match='golden'):
+        load(body, tmp_path, json.loads(other.to_json()))
 
 
 def test_a_contract_refuses_nan():

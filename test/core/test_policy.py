@@ -126,7 +126,7 @@ def test_a_not_finite_action_is_refused_and_nothing_of_it_stays(tiny, tmp_path):
 )
 def test_a_closed_loop_refuses_what_must_not_reach_a_robot(action, state, match):
     loop = ClosedLoop(
-        lambda *_: (np.float32([[0.1, action]]), [np.float32([[state]])]), 2, 1, [(1,)]
+        lambda *_: (np.float32([[0.1, action]]), np.float32([[state]])), 2, 1, [(1,)]
     )
     with pytest.raises(PolicyError, match=match):
         loop.step(frames(1))
@@ -135,7 +135,7 @@ def test_a_closed_loop_refuses_what_must_not_reach_a_robot(action, state, match)
 def test_a_closed_loop_feeds_back_exactly_what_it_got():
     seen, answers = [], np.random.default_rng(0).uniform(-1, 1, (6, 1, 2)).astype(np.float32)
 
-    def infer(image, prev_action, is_first, states):
+    def infer(image, prev_action, is_first, *states):
         seen.append(
             (
                 image[0, :, 0, 0, 0].tolist(),
@@ -145,7 +145,7 @@ def test_a_closed_loop_feeds_back_exactly_what_it_got():
             )
         )
         count = len(seen)
-        return answers[count - 1], [np.full((1, 3), count, np.float32)]
+        return answers[count - 1], np.full((1, 3), count, np.float32)
 
     loop, zeros = ClosedLoop(infer, 2, 3, [(3,)]), [0.0] * 3
     for value in range(6):
@@ -161,7 +161,7 @@ def test_a_closed_loop_feeds_back_exactly_what_it_got():
 
 
 def test_a_rounding_error_beyond_one_is_clipped():
-    loop = ClosedLoop(lambda *_: (np.float32([[1 + 1e-6, -1 - 1e-6]]), []), 2, 1, [])
+    loop = ClosedLoop(lambda *_: (np.float32([[1 + 1e-6, -1 - 1e-6]]),), 2, 1, [])
     np.testing.assert_array_equal(loop.step(frames(1)), [[1, -1]])
 
 
@@ -302,7 +302,7 @@ def test_the_larger_task_is_seen_by_way_of_the_world_models_frame():
 
         def look(self, image, *_):
             seen.append(image[0, 0])
-            return np.zeros((1, 3), np.float32), []
+            return (np.zeros((1, 3), np.float32),)
 
     Spy().step(frame)
     np.testing.assert_array_equal(

@@ -5,7 +5,7 @@ from dmo_ros.core.policy import Policy
 from dmo_ros.core.seal import ContractError, unseal
 from dmo_ros.core.tasks import get_task
 from dmo_training.deploy import RssmPolicy, StackPolicy
-from dmo_training.export import export, ExportError, parity, torch_loop
+from dmo_training.export import export, ExportError, Moments, parity, torch_loop
 from dmo_training.models.actor_critic import Actor
 from dmo_training.models.rssm import Rssm, RssmConfig
 import numpy as np
@@ -214,7 +214,7 @@ def test_parity_names_the_first_step_that_differs(exported):
     other = gru_policy()
     other.bias = 0.01
     with pytest.raises(ExportError, match='at step 0'):
-        parity(other, Policy.load(report.path, SPEC), play(5))
+        parity(other, Policy.load(report.path, SPEC), Moments(play(5)))
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_checkpoint_of_another_stage_is_refused(tmp_path):
 
 def test_golden_frames_are_those_of_the_play(tmp_path):
     from dmo_ros.core.episode import Episode, write_meta
-    from dmo_training.deploy import golden_frames
+    from dmo_training.deploy import golden_play
 
     frames = play(30)
     for number, part in enumerate((frames[:12], frames[12:])):
@@ -348,4 +348,6 @@ def test_golden_frames_are_those_of_the_play(tmp_path):
             info={'task': SPEC.to_dict()},
         ).save(tmp_path / 'episodes' / f'{number:06d}')
     write_meta(tmp_path, SPEC)
-    np.testing.assert_array_equal(golden_frames(tmp_path, SPEC, 20), frames[:20])
+    seen, felt = golden_play(tmp_path, SPEC, 20)
+    np.testing.assert_array_equal(seen, frames[:20])
+    assert felt is None
