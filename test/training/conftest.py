@@ -165,3 +165,72 @@ def differences():
         return [] if left == right else [path]
 
     return places
+
+
+# The ego-centric tasks ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='session')
+def write_ego_play():
+    """Return a function that writes three episodes of an ego-centric task as a dataset."""
+
+    def write(folder, task, length=60, seed=0):
+        """A square wanders over noise; joints and actions wander too; labels come in bouts."""
+        spec, rng = TASKS[task], np.random.default_rng(seed)
+        for row in range(3):
+            size, time = spec.frame_size, np.arange(length)
+            frames = np.repeat(rng.integers(60, 90, (1, size, size, 3)), length, 0)
+            for t, x in enumerate((size // 3 + size // 4 * np.sin(time / 5 + row)).astype(int)):
+                frames[t, x : x + size // 8, 2 * x // 3 : x + size // 8] = 220
+            joints = np.cumsum(rng.normal(0, 0.02, (length, len(spec.proprioception))), 0)
+            action = np.cumsum(rng.normal(0, 0.1, (length, len(spec.actions))), 0)
+            Episode(
+                frames=frames.astype(np.uint8),
+                action=np.sin(action).astype(np.float32),
+                intent=np.where(time % 30 < 20, (time % 30 > 10).astype(int), 2).astype(np.uint8),
+                valid=np.ones(length, bool),
+                stamp=time * spec.period,
+                proprio=joints.astype(np.float32),
+                info={'task': spec.to_dict()},
+            ).save(folder / 'episodes' / f'{row:06d}')
+        write_meta(folder, spec)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope='session')
+def write_dreamer4():
+    """Return a function that writes an untrained, tiny global model as a finished reward stage."""
+
+    def write(path, task, seed=0):
+        from dmo_training.engine import save_checkpoint
+        from dmo_training.models.dreamer4 import config as sizes
+        from dmo_training.models.dreamer4.model import Dreamer4
+        import torch
+
+        spec = TASKS[task]
+        trunk = sizes.TrunkConfig(16, 2, 2, time_every=2, window=8)
+        config = sizes.Dreamer4Config(
+            sizes.TokenizerConfig(
+                16, 8, 3, 4, trunk, drop=1, perceptual='none',
+                proprio_size=len(spec.proprioception),
+            ),
+            sizes.DynamicsConfig(len(spec.actions), 3, 4, trunk, registers=1, levels=16),
+            sizes.HeadConfig(hidden=8, ahead=2),
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        model = Dreamer4(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        state = {
+            'stage': 'reward',
+            'task': spec.to_dict(),
+            'step': 1,
+            'config': {'task': task, 'updates': 1},
+            'model': model.describe(),
+        }
+        save_checkpoint(path, state)
+        return path
+
+    return write

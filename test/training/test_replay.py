@@ -145,3 +145,46 @@ def test_a_new_run_in_an_old_folder_begins_empty(tmp_path):
 def test_a_ring_too_small_for_its_actors_is_refused():
     with pytest.raises(ValueError, match='less than two for each of the 8 actors; raise capacity'):
         Replay(15, 8, SIZE, ACTIONS)
+
+
+@pytest.mark.parametrize('where', ['memory', 'disk'])
+def test_joints_stay_with_their_frames(tmp_path, where):
+    """Round the ring, through a checkpoint, in memory and on disk."""
+    folder = tmp_path / 'ring' if where == 'disk' else None
+
+    def ring():
+        return Replay(14, 2, SIZE, ACTIONS, folder, proprio=3)
+
+    def add(replay, number):
+        frames = torch.full((2, SIZE, SIZE, 3), number, dtype=torch.uint8)
+        nothing = torch.zeros(2)
+        joints = torch.full((2, 3), number / 10) + torch.arange(3)
+        replay.add(frames, torch.zeros(2, ACTIONS), nothing, nothing.bool(), joints)
+
+    replay = ring()
+    for number in range(9):
+        add(replay, number)
+    save_checkpoint(tmp_path / 'x.safetensors', {'replay': replay.state_dict()})
+    resumed = ring()
+    resumed.load_state_dict(load_checkpoint(tmp_path / 'x.safetensors')['replay'])
+    add(resumed, 9)
+    segment, _ = draw(resumed, 3)
+    number = segment.frames[..., 0, 0, 0].float()
+    assert torch.allclose(segment.proprio, number[..., None] / 10 + torch.arange(3))
+    assert set(number.flatten().tolist()) == set(range(3, 10))
+
+
+def test_a_ring_without_a_place_for_joints_refuses_them_and_the_other_way_round():
+    """A global model that does not imagine what the robot feels would train a blind policy."""
+    joints = torch.zeros(2, 3)
+    for places, own in ((0, joints), (3, None)):
+        replay = Replay(14, 2, SIZE, ACTIONS, proprio=places)
+        frames, nothing = torch.zeros(2, SIZE, SIZE, 3, dtype=torch.uint8), torch.zeros(2)
+        with pytest.raises(ValueError, match='differ in whether there is proprioception'):
+            replay.add(frames, torch.zeros(2, ACTIONS), nothing, nothing.bool(), own)
+
+
+def test_a_ring_without_joints_gives_none():
+    replay = Replay(14, 2, SIZE, ACTIONS)
+    write(replay, 1)
+    assert draw(replay, 1)[0].proprio is None
