@@ -25,6 +25,7 @@ one number for :attr:`Team.stopping`.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -41,7 +42,7 @@ import numpy as np
 import torch
 from torch import distributed, nn, Tensor
 
-from . import engine
+from . import engine, sharded
 from .rendezvous import find_place, Place, TeamError
 
 __all__ = ['Stopped', 'Team', 'TeamError']
@@ -230,15 +231,74 @@ class Team:
 
     # Checkpoints
 
+    def state(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+        """Return weights and optimiser for :meth:`save`; ``module`` is the one not wrapped."""
+        return {
+            'model': dict(module.state_dict()),
+            'optimiser': sharded.optimiser_state(module, optimiser),
+        }
+
+    def load_state(
+        self, module: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]
+    ) -> None:
+        """Undo :meth:`state`, after :meth:`load`."""
+        module.load_state_dict(state['model'])
+        sharded.load_optimiser_state(module, optimiser, state['optimiser'])
+
+    def whole(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the state of a module in one piece, on the CPU; all processes call it."""
+        state = {}
+        for name, tensor in module.state_dict().items():
+            full = tensor.full_tensor() if sharded.is_shared(tensor) else tensor
+            state[name] = full.detach().cpu().clone()
+        return state
+
     def save(self, path: Path, state: Mapping[str, Any]) -> None:
-        """Write a nested state (see :func:`engine.pack`) atomically; all processes call it."""
+        """
+        Write a nested state (see :func:`engine.pack`) atomically; all processes call it.
+
+        What is not shared out is the first process's; shares go to a folder of their own.
+        """
+        shares: dict[str, Tensor] = {}
+        plain, name = sharded.take_out(state, shares), None
+        if shares:
+            name = self._gather(sharded.next_folder(path) if self.main else None)[0]
+            folder = path.parent / name
+            files = dict(ChainMap(*self._gather(sharded.write(shares, folder))))
+            plain[sharded.FOLDER] = {'folder': name, 'files': files}
         if self.main:
-            engine.save_checkpoint(path, state)
+            if name is not None:
+                sharded.settle(path.parent / name)
+            engine.save_checkpoint(path, plain)
+            sharded.remove_others(path, name)
         self.wait()
 
-    def load(self, path: Path, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Read what :meth:`save` wrote, on any number of processes."""
-        return engine.load_checkpoint(path)
+    def load(self, path: Path, module: nn.Module | None = None) -> dict[str, Any]:
+        """
+        Read what :meth:`save` wrote, on any number of processes and with any sharding.
+
+        :param module: whose parameters tell how tensors are shared out now.
+        :raises CheckpointError: it is missing or damaged.
+        """
+        return self.complete(path, engine.load_checkpoint(path), module)
+
+    def complete(
+        self, path: Path, state: dict[str, Any], module: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """Add the shares to a state that ``engine.load_to_resume`` read; see :meth:`load`."""
+        state, folder = dict(state), None
+        note = state.pop(sharded.FOLDER, None)
+        if note is not None:
+            folder = path.parent / note['folder']
+            chosen = sorted(note['files'])[self.rank :: self.size]  # each checks some
+            found = self._gather(sharded.faults(folder, note['files'], chosen))
+            faults = [fault for one in found for fault in one]
+            if faults:
+                raise engine.CheckpointError(
+                    f'the shares of {path} in {folder} are damaged: {"; ".join(faults)}; all '
+                    'processes need that folder. Restore it, or train the stage again'
+                )
+        return dict(sharded.put_back(state, folder, module))
 
     def close(self) -> None:
         """Leave the team and give the signals back."""
