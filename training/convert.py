@@ -214,11 +214,12 @@ def _proprio(
         rows = [arrange(message.name, message.position, spec) for message in bag.decode(stream)]
     except ProprioceptionError as error:
         raise BagError(f'{bag.path}, {stream.topic}: {error}') from error
-    order = np.argsort(stream.stamp, kind='stable')
-    newest = np.searchsorted(stream.stamp[order], tick, side='right') - 1
-    values = np.array(rows, dtype=np.float32)[order]
-    fresh = (newest >= 0) & (tick - stream.stamp[order][newest] <= SECOND / spec.rate_hz)
-    return values[newest], fresh
+    # Of states with one stamp the first: while a twin computes, its clock stands still and its
+    # bridge goes on telling, so the later ones have seen something of the action after the tick.
+    stamps, first = np.unique(stream.stamp, return_index=True)
+    newest = np.searchsorted(stamps, tick, side='right') - 1
+    fresh = (newest >= 0) & (tick - stamps[newest] <= SECOND / spec.rate_hz)
+    return np.array(rows, dtype=np.float32)[first][newest], fresh
 
 
 def _stream(

@@ -5,6 +5,10 @@ The converter and the policy node put ``joint_states`` into this order by :func:
 frames with states by one rule: the newest state stamped not after the frame, at most one control
 period older.  A second way anywhere would be a skew between what a policy was trained on and what
 it is told on the robot.
+
+A twin's clock stands still while it waits for an answer.  The policy then has the newest state of
+that stamp that came before it acts; the converter, which sees the whole recording, takes the first
+one, because the last ones have already seen the action.
 """
 
 from __future__ import annotations

@@ -279,6 +279,68 @@ def test_a_whole_body_with_proprioception(bag_maker, tmp_path):
     np.testing.assert_allclose(episode.proprio[7], np.arange(len(names)) + 0.07, atol=1e-5)
 
 
+def test_of_joint_states_with_one_stamp_the_one_before_the_action_counts(bag_maker, tmp_path):
+    task, maker = TASKS['grab_box'], bag_maker()
+    maker.store.register(get_types_from_msg(BODY, 'dmo_ros/msg/BodyCommand'))
+    names = [field.name for field in task.proprioception]
+    rest = np.array([field.rest for field in task.actions])
+    rng = np.random.default_rng(0)
+    for step in range(30):
+        stamp = 10**9 + step * PERIOD // 2
+        maker.image(stamp, np.zeros((480, 640, 3), np.uint8))
+        for offset in (0.0, 0.3, 0.6):
+            order = rng.permutation(len(names))
+            maker.write(
+                '/joint_states',
+                maker.make(
+                    'sensor_msgs/msg/JointState',
+                    header=maker.header(stamp),
+                    name=[names[number] for number in order],
+                    position=order + step + offset,
+                    velocity=np.zeros(0),
+                    effort=np.zeros(0),
+                ),
+                stamp,
+            )
+        command = maker.make(
+            'dmo_ros/msg/BodyCommand',
+            header=maker.header(stamp),
+            task='grab_box',
+            upper_body=rest[:19],
+            locomotion=rest[19:],
+        )
+        maker.write('/cmd', command, stamp)
+    convert(maker.close(), tmp_path / 'data', task)
+    (episode,) = load_dataset(tmp_path / 'data', task)
+    expected = np.arange(len(names)) + np.arange(30)[:, None]
+    np.testing.assert_allclose(episode.proprio, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('wrong,match', [(np.nan, 'not finite in waist_yaw'), (None, 'lacks')])
+def test_joint_states_that_a_policy_would_refuse_are_refused(bag_maker, tmp_path, wrong, match):
+    task, maker = TASKS['grab_box'], bag_maker()
+    maker.store.register(get_types_from_msg(BODY, 'dmo_ros/msg/BodyCommand'))
+    names = [field.name for field in task.proprioception]
+    values = np.zeros(len(names))
+    values[0] = wrong or 0.0
+    if wrong is None:
+        names, values = names[1:], values[1:]
+    rest = np.array([field.rest for field in task.actions])
+    for step in range(30):
+        stamp = 10**9 + step * PERIOD // 2
+        header = maker.header(stamp)
+        maker.image(stamp, np.zeros((480, 640, 3), np.uint8))
+        nothing = {'velocity': np.zeros(0), 'effort': np.zeros(0)}
+        kind = 'sensor_msgs/msg/JointState'
+        state = maker.make(kind, header=header, name=names, position=values, **nothing)
+        maker.write('/joint_states', state, stamp)
+        parts = {'upper_body': rest[:19], 'locomotion': rest[19:]}
+        kind = 'dmo_ros/msg/BodyCommand'
+        maker.write('/cmd', maker.make(kind, header=header, task='grab_box', **parts), stamp)
+    with pytest.raises(BagError, match=match):
+        convert(maker.close(), tmp_path / 'data', task)
+
+
 def test_a_recording_without_metadata_points_to_recover(twin_bag, tmp_path):
     bag, *_ = twin_bag(40)
     (bag / 'metadata.yaml').unlink()
