@@ -26,9 +26,9 @@ PLAYED = {
 }
 # Worlds and steps; the least share of an expert's successes, the most of chance's.
 JUDGED = {
-    'pusher': (300, 60, 0.95, 0.15),
+    'pusher': (300, 64, 0.95, 0.15),
     'push_t': (6, 140, 5 / 6, 0),
-    'push_cube': (8, 150, 6 / 8, 0),
+    'push_cube': (8, 115, 6 / 8, 0),
     'grab_box': (3, 60, 2 / 3, 0),
 }
 
@@ -102,16 +102,18 @@ def test_a_placed_state_is_kept_as_it_was_given(task):
 
 
 def test_a_visited_state_can_be_set_up_again_at_rest(task, roll, pictures):
-    visited, *placed = (make_twin(task, 2, seed) for seed in (1, 2, 3))
+    visited, fresh = make_twin(task, 2, 1), make_twin(task, 2, 2)
     roll(visited, make_operator(task, 2, 3), 50)
-    for twin in placed:
-        twin.reset(state=visited.state)
-        np.testing.assert_allclose(twin.state, visited.state, rtol=0, atol=EXACT.get(task, 0.0))
-    same = placed if task == 'grab_box' else (placed[0], visited)  # its handle swings unseen
-    np.testing.assert_array_equal(*map(pictures, same))
-    for twin in placed:
+    state, seen = visited.state, pictures(visited)
+    for twin in (visited, fresh):
+        twin.reset(state=state)
+        np.testing.assert_allclose(twin.state, state, rtol=0, atol=EXACT.get(task, 0.0))
+    np.testing.assert_array_equal(pictures(visited), pictures(fresh))
+    if task != 'grab_box':  # the box's handle swings, which is no part of the state
+        np.testing.assert_array_equal(pictures(fresh), seen)
+    for twin in (visited, fresh):
         twin.step(rest(twin))
-    np.testing.assert_allclose(placed[0].state, placed[1].state, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(visited.state, fresh.state, rtol=0, atol=1e-6)
 
 
 def test_a_step_does_not_write_into_states_that_were_handed_out(task):
