@@ -211,9 +211,11 @@ class Policy:
             'frame_stack': contract.frame_stack,
             'inputs': {t.name: [t.dtype, *t.shape] for t in contract.inputs},
             'outputs': {t.name: [t.dtype, *t.shape] for t in contract.outputs},
-            'proprioception': _units(self.spec.proprioception),
-            'drives': _units(self.spec.driven),
-            'at_rest': _units([f for f in self.spec.actions if f not in self.spec.driven]),
+            'proprioception': {f.name: f.unit for f in self.spec.proprioception},
+            'drives': {f.name: f.unit for f in self.spec.driven},
+            'at_rest': {
+                f.name: [f.rest, f.unit] for f in self.spec.actions if f not in self.spec.driven
+            },
             'provenance': contract.provenance,
         }
 
@@ -241,10 +243,6 @@ def verify(
 ) -> dict[str, Any]:
     """Load a policy file as a robot would and describe it; raises as :meth:`Policy.load`."""
     return {'file': str(path), **Policy.load(path, spec, trusted_keys=trusted_keys).describe()}
-
-
-def _units(fields: Sequence[Field]) -> dict[str, str]:
-    return {field.name: field.unit for field in fields}
 
 
 def _read(path: str | Path) -> bytes:

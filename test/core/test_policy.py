@@ -3,8 +3,10 @@ import os
 import subprocess
 import sys
 
-from dmo_ros.core.images import ImageError, to_observation
+from dmo_ros.core.actions import bounds
+from dmo_ros.core.images import ImageError, to_observation, to_policy_observation
 from dmo_ros.core.policy import ClosedLoop, Policy, PolicyError, verify
+from dmo_ros.core.proprioception import ProprioceptionError
 from dmo_ros.core.seal import ContractError, seal
 from dmo_ros.core.tasks import get_task
 import numpy as np
@@ -17,6 +19,13 @@ pytest.importorskip('onnxruntime')
 def path(tiny, tmp_path):
     file = tmp_path / 'policy.onnx'
     file.write_bytes(tiny.sealed)
+    return file
+
+
+@pytest.fixture
+def body_path(body, tmp_path):
+    file = tmp_path / 'body.onnx'
+    file.write_bytes(body.sealed)
     return file
 
 
@@ -38,9 +47,78 @@ def test_verify_describes_a_file_as_json(tiny, path):
     assert found['task'] == 'pusher' and found['trust'] == 'unsigned'
     assert found['inputs']['image'] == ['uint8', 'batch', tiny.stack, 32, 32, 3]
     assert found['golden_error'] < 1e-6 and len(found['digest']) == 64
+    assert found['proprioception'] == found['at_rest'] == {}
+    assert found['drives'] == {'vx': 'm/s', 'vy': 'm/s'}
     path.write_bytes(tiny.sealed[:-1])
     with pytest.raises(ContractError, match='cut short'):
         verify(path)
+
+
+def test_verify_tells_what_a_whole_bodys_policy_feels_and_leaves_at_rest(body, body_path):
+    found = json.loads(json.dumps(verify(body_path), allow_nan=False))
+    names = [field.name for field in body.spec.proprioception]
+    assert found['inputs']['proprio'] == ['float32', 'batch', 19]
+    assert list(found['inputs']) == ['image', 'prev_action', 'is_first', 'proprio', 'h']
+    assert list(found['proprioception']) == names
+    assert found['proprioception']['right_hand'] == '1'
+    assert len(found['drives']) == len(found['at_rest']) == 11
+    assert found['at_rest']['vx'] == [0.0, 'm/s']
+    assert found['at_rest']['left_wrist_yaw'] == [-0.8, 'rad']
+
+
+def postures(body, count, seed=0):
+    low, high = bounds(body.spec.proprioception)
+    return np.random.default_rng(seed).uniform(low, high, (count, len(low))).astype(np.float32)
+
+
+def test_proprioception_goes_into_the_graph(body, body_path):
+    policy = Policy.load(body_path, body.spec)
+    loop = ClosedLoop(body.oracle, 11, body.stack, [(11,)], 1, body.spec.proprioception)
+    pictures, felt = frames(40, 64), postures(body, 40)
+    for frame, row in zip(pictures, felt, strict=True):
+        action = policy.step(frame, row)
+        assert action.shape == (11,)
+        seen = to_policy_observation(frame, body.spec)
+        np.testing.assert_allclose(action, loop.step(seen[None], row[None])[0], atol=1e-5)
+    policy.reset()
+    first = policy.step(pictures[0], felt[0])
+    policy.reset()
+    assert np.abs(policy.step(pictures[0], felt[1]) - first).max() > 1e-3, 'it does feel'
+
+
+def test_a_batch_of_bodies_is_its_rows(body, body_path):
+    policy = Policy.load(body_path, body.spec)
+    loop, seen = policy.loop(3), frames(30, 64).reshape(10, 3, 64, 64, 3)
+    felt = postures(body, 30).reshape(10, 3, -1)
+    together = np.stack([loop.step(*moment) for moment in zip(seen, felt, strict=True)])
+    for index in range(3):
+        loop = policy.loop()
+        alone = [loop.step(seen[t, [index]], felt[t, [index]])[0] for t in range(10)]
+        np.testing.assert_allclose(together[:, index], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'spoil,match',
+    [
+        (lambda row: None, 'needs proprioception'),
+        (lambda row: row[:-1], 'has 19 numbers'),
+        (lambda row: row * np.float32(np.nan), 'not finite in waist_yaw, waist_roll'),
+        (lambda row: np.where(np.arange(19) == 10, np.inf, row), 'not finite in right_elbow;'),
+        (lambda row: row.astype(float) * 1e300, 'not finite'),
+    ],
+)
+def test_bad_proprioception_is_refused_and_leaves_no_trace(body, body_path, spoil, match):
+    policy, other = Policy.load(body_path, body.spec), Policy.load(body_path, body.spec)
+    pictures, felt = frames(6, 64), postures(body, 6)
+    for frame, row in zip(pictures, felt, strict=True):
+        with pytest.raises(ProprioceptionError, match=match):
+            policy.step(frame, spoil(row))
+        np.testing.assert_array_equal(policy.step(frame, row), other.step(frame, row))
+
+
+def test_a_task_without_proprioception_takes_none(tiny, path):
+    with pytest.raises(ProprioceptionError, match='has no proprioception'):
+        Policy.load(path, tiny.spec).step(frames(1)[0], np.zeros(19, np.float32))
 
 
 def test_a_step_feeds_back_states_action_and_stack(tiny, path):
