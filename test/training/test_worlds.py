@@ -1,5 +1,7 @@
 """A task's global model behind one door: what it shows, what it scores, what it refuses."""
 
+from dataclasses import replace
+
 from dmo_ros.core.tasks import get_task, TaskError
 from dmo_training.data import PlayDataset
 from dmo_training.engine import CheckpointError
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip('dmo_training.train_head')
+train_head = pytest.importorskip('dmo_training.train_head')
 EGO = ('push_cube', 'grab_box')
 
 
@@ -68,6 +70,37 @@ def test_every_frame_of_the_play_gets_a_probability(play):
     reward = small.sample(np.random.default_rng(0), 8, 20).reward
     assert reward.shape == (8, 20) and bool(reward.isfinite().all())
     assert float(reward.min()) >= 0 and float(reward.max()) <= 1 and float(reward.std()) > 0
+
+
+def test_the_play_is_scored_once_for_a_model_and_again_for_another(play, tmp_path, monkeypatch):
+    """Also where labels or valid frames of the same play were changed since."""
+    spec, data, path = play
+    dataset, counted = PlayDataset.open(data, spec), []
+    score = train_head.label_dataset
+
+    def count(model, play):
+        counted.append(len(play.episodes()))
+        score(model, play)
+
+    monkeypatch.setattr(train_head, 'label_dataset', count)
+    label(path, dataset, spec)
+    counted.clear()
+    label(path, dataset, spec)
+    assert not counted
+    kept = [np.array(dataset.rewards[id(e)]) for e in dataset.episodes()]
+    alone = PlayDataset.open(data, spec)
+    score(train_head.load_model(path, spec), alone)
+    assert all(
+        np.array_equal(one, alone.rewards[id(e)])
+        for one, e in zip(kept, alone.episodes(), strict=True)
+    )
+    other = tmp_path / 'reward.safetensors'
+    other.write_bytes(path.read_bytes())
+    label(other, dataset, spec)
+    assert len(counted) == 3
+    episode = dataset.episodes()[0]
+    label(path, PlayDataset([replace(episode, valid=np.arange(len(episode)) > 3)]), spec)
+    assert len(counted) == 4
 
 
 def test_steps_that_are_no_power_of_two_are_refused(play):
