@@ -8,6 +8,9 @@ a checkpoint holds.  A stage's loop::
     team = Team.join(config.device)
     module = team.wrap(objective, config.sharding, Layer)      # before its optimiser
     optimiser = AdamW(objective.parameters(), ...)
+    if resuming:
+        state = team.load(path, objective)
+        team.load_state(objective, optimiser, state['trainer'])
     for step in ...:
         for micro in range(accumulate):
             rows = draw(team.rng(seed, step, micro), batch)    # the global batch, on all alike
@@ -16,7 +19,9 @@ a checkpoint holds.  A stage's loop::
                 (loss / accumulate).backward()
         norm = team.clip(objective, 1.0)
         optimiser.step()
-        if team.stopping: save and raise Stopped
+        if team.stopping:
+            team.save(path, {'trainer': team.state(objective, optimiser), ...})
+            raise Stopped
     team.close()
 
 Nothing is synchronised but what has to be: gradients once per step, running RMS of the losses,
@@ -47,7 +52,8 @@ from .rendezvous import find_place, Place, TeamError
 
 __all__ = ['Stopped', 'Team', 'TeamError']
 
-PATIENCE = 600.0  # seconds that a process waits for its peers
+# Seconds that a process waits for its peers: they wait while the first judges a finished model.
+PATIENCE = 1800.0
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

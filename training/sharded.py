@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 import shutil
 from typing import Any
+import warnings
 import zlib
 
 import torch
@@ -62,8 +63,10 @@ def read(folder: Path, targets: Mapping[str, Tensor]) -> None:
     """Fill tensors with what the folder holds for them, each process what it has a share of."""
     from torch.distributed import checkpoint, is_initialized
 
-    reader = _storage('Reader')(path=str(folder))
-    checkpoint.load(dict(targets), storage_reader=reader, no_dist=not is_initialized())
+    reader, alone = _storage('Reader')(path=str(folder)), not is_initialized()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'torch.distributed is disabled')  # we know
+        checkpoint.load(dict(targets), storage_reader=reader, no_dist=alone)
 
 
 def _storage(kind: str) -> Callable[..., Any]:
