@@ -19,7 +19,7 @@ import pytest
 NEEDS = {
     'nodes': ('rclpy', 'dmo_ros.msg'),
     'faults': ('rclpy', 'dmo_ros.msg', 'psutil'),
-    'launch': ('launch.actions', 'launch_pytest', 'rclpy', 'dmo_ros.msg'),
+    'launch': ('launch.actions', 'ros2launch', 'rclpy', 'dmo_ros.msg'),
     'training': ('torch',),
 }
 # Above 101, DDS ports overlap the ports that Linux hands to clients; a twin's robot-side domain is
