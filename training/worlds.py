@@ -93,7 +93,7 @@ def _label_by_head(reward_run: Path, dataset: PlayDataset, spec: TaskSpec) -> No
 def _scores(
     reward_run: Path, episode: Episode, score: Callable[[Episode], np.ndarray]
 ) -> np.ndarray:
-    """Return the rewards (T,) of an episode: kept ones of this very model and play, or ``score``."""
+    """Return the rewards (T,) of an episode: those kept of this model and play, or ``score``."""
     if not reward_run.is_file():
         return score(episode)
     stat = reward_run.stat()
