@@ -5,6 +5,7 @@ A folder of tests that needs a library is skipped as a whole, with the reason, b
 are imported; a single test elsewhere says so with ``@pytest.mark.ros``.
 """
 
+import contextlib
 import fcntl
 import importlib.util
 import os
@@ -94,6 +95,23 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if {'nodes', 'launch'} & set(Path(item.nodeid.split('::')[0]).parts):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+
+
+@pytest.fixture(scope='session')
+def g1_standin():
+    """Return test/twins/g1_standin.py as a module: a twin for the G1's peer, and its process."""
+    file = Path(__file__).parent / 'twins' / 'g1_standin.py'
+    found = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def start_g1_peer(g1_standin):
+    """Return a function that starts a G1's peer as a process; all end with the test."""
+    with contextlib.ExitStack() as ends:
+        yield lambda *words: ends.enter_context(contextlib.closing(g1_standin.PeerProcess(*words)))
 
 
 def pytest_runtest_setup(item):

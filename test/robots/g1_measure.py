@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-STANDIN = Path(__file__).parents[1] / 'twins' / 'g1_standin.py'
+HERE = Path(__file__).parent
 DOMAIN = os.environ.setdefault('ROS_DOMAIN_ID', '42')
 RUNS = 10
 
@@ -26,14 +26,15 @@ def load(file):
     return module
 
 
-tests = load(Path(__file__).with_name('test_g1.py'))
+standin = load(HERE.parent / 'twins' / 'g1_standin.py')
+tests = load(HERE / 'conftest.py')
 
 
 class Sending:
     """Ticks at 50 Hz from a thread, and how long each took."""
 
     def __init__(self, robot):
-        self.robot, self.values, self.took = robot, tests.command(), []
+        self.robot, self.values, self.took = robot, tests.Bench.command(), []
         self.on, self.ended = threading.Event(), threading.Event()
         self.on.set()
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -87,7 +88,7 @@ def stream(path, robot, peer, seconds):
 
         robot.way.link.send = noted
     sending = Sending(robot)
-    sending.values = tests.command(upper=0.1, walk=(0.2, 0.0, 0.0))
+    sending.values = tests.Bench.command(upper=0.1, walk=(0.2, 0.0, 0.0))
     time.sleep(1.0)
     kind, key = ('planner', 'plans') if path == 'sonic' else ('arm_sdk', 'targets')
     counts = 'counts' if path == 'sonic' else 'dds'
@@ -122,7 +123,7 @@ def stops(path, robot, peer):
     told, ceased, confirmed = [], [], []
     for run in range(2 * RUNS):
         sending = Sending(robot)
-        sending.values = tests.command(walk=(0.3, 0.0, 0.0))
+        sending.values = tests.Bench.command(walk=(0.3, 0.0, 0.0))
         wait(lambda: peer.tell()['velocity'][0] > 0.29)
         time.sleep(0.05 + 0.007 * run)
         sending.end()
@@ -156,7 +157,7 @@ def gone(path, robot, peer):
     seen = []
     for _ in range(RUNS):
         sending = Sending(robot)
-        sending.values = tests.command(walk=(0.3, 0.0, 0.0))
+        sending.values = tests.Bench.command(walk=(0.3, 0.0, 0.0))
         wait(lambda: peer.tell()['velocity'][0] > 0.29)
         link = robot.way.link if path == 'sonic' else robot.way.loco
         name = 'send' if path == 'sonic' else '_call'
@@ -178,9 +179,9 @@ def main():
         f'load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores\n\n| what | measured |\n|---|---|'
     )
     for path in ('sonic', 'arm_sdk'):
-        peer = tests.Elsewhere()
+        peer = standin.PeerProcess()
         began = time.monotonic()
-        robot = tests.G1(tests.config(path, ramp=0.3), tests.SPEC)
+        robot = tests.G1(tests.Bench.config(path, ramp=0.3), tests.SPEC)
         try:
             robot.connect()
             connected = time.monotonic()

@@ -1,5 +1,5 @@
 """
-A twin of a few lines for the G1's peer, and the peer as a process of its own.
+A twin of a few lines for the G1's peer, and the peer as a process of its own: PeerProcess.
 
 ``python g1_standin.py DOMAIN [lockstep]`` serves until its input ends.  It reads lines:
 ``mute 1``, ``freeze 1``, ``drop 3``, ``fault``, ``boot``, and ``tell``, which it answers with a
@@ -8,6 +8,7 @@ line of JSON.
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -63,6 +64,39 @@ class Running:
         self.ended.set()
         self.thread.join(5.0)
         self.peer.stop()
+
+
+class PeerProcess:
+    """This file as a process, in the ROS domain of the environment."""
+
+    def __init__(self, *words):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, os.environ['ROS_DOMAIN_ID'], *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout.readline() == 'ready\n'
+
+    def say(self, line):
+        self.process.stdin.write(f'{line}\n')
+        self.process.stdin.flush()
+
+    def tell(self):
+        self.say('tell')
+        return json.loads(self.process.stdout.readline())
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(5.0)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.stdin.close()
+            try:
+                self.process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                self.kill()
 
 
 def tell(peer):

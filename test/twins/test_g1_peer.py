@@ -1,10 +1,8 @@
 """The G1's peer: what it accepts, what it refuses, and what it does when nobody speaks."""
 
-import importlib.util
 import json
 import math
 import os
-from pathlib import Path
 import struct
 import time
 
@@ -33,16 +31,6 @@ from dmo_ros.twins.g1_sonic_peer import parse, read_plan, Sonic
 PATIENCE = 30.0
 REST = [field.rest for field in get_task('grab_box').actions[:17]]
 PLAN = pack_planner(Plan(1, (0.6, 0.8), (0.0, 1.0), 0.25), REST, [0.0] * 17)
-
-
-def load(name):
-    found = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f'{name}.py'))
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-standin = load('g1_standin')
 
 
 # ---------------------------------------------------------------------- its parser
@@ -214,13 +202,13 @@ class Driver:
 
 
 @pytest.fixture
-def make():
+def make(g1_standin):
     made = []
 
     def build(lockstep=False):
         domain = int(os.environ['ROS_DOMAIN_ID'])
         unitree.open_channel(twin_dds_domain(domain))
-        peer = G1Peer(standin.Standin(), domain, lockstep=lockstep)
+        peer = G1Peer(g1_standin.Standin(), domain, lockstep=lockstep)
         driver = Driver(domain)
         peer.start()
         made.extend([driver, peer])
@@ -377,12 +365,12 @@ def test_a_reset_forgets_the_plan_and_stays_where_the_twin_was_put(make):
     assert abs(peer.sonic.velocity(peer._heading())[2]) < 1e-5  # it already faces where it should
 
 
-def test_it_ends_without_threads_or_sockets_and_can_be_ended_twice(make):
+def test_it_ends_without_threads_or_sockets_and_can_be_ended_twice(make, g1_standin):
     peer, _ = make()
     peer.advance(0.02)
     peer.kill()
     peer.stop()
-    again = G1Peer(standin.Standin(), peer.ros_domain)
+    again = G1Peer(g1_standin.Standin(), peer.ros_domain)
     again.start()
     again.stop()
 
