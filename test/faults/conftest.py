@@ -142,6 +142,13 @@ class Wire:
         elif call in (1001, 1003):
             self.heard.append((time.monotonic(), (0.0, 0.0, 0.0)))
 
+    def story(self):
+        """How long each ear has heard nothing, and where the robot was last."""
+        now, state = time.monotonic(), self.state.sample
+        ages = [f'{now - ear.arrived:.2f} s' for ear in (self.reader, self.state)]
+        pose = state and [round(float(x), 2) for x in (*state.position[:2], state.yaw_speed)]
+        return f'; silent: requests {ages[0]}, state {ages[1]}, robot at {pose}'
+
     def close(self):
         self.reader.close()
         self.state.close()
@@ -211,10 +218,17 @@ class Rig:
         message = self.gate[-1][1]
         return next((pair.value for pair in message.values if pair.key == 'state'), '')
 
+    def fallen(self):
+        """Tell whether the bridge says that the robot itself is in a fault."""
+        values = self.bridge[-1][1].values if self.bridge else ()
+        return any((pair.key, pair.value) == ('fault', 'true') for pair in values)
+
     def story(self):
-        gate = self.gate[-1][1].message if self.gate else 'silent'
+        now = time.monotonic()
+        gate = '; '.join(f'{at - now:.2f} {said.message}' for at, said in self.gate[-5:])
         bridge = self.bridge[-1][1].message if self.bridge else 'silent'
-        return f'gate {self.state()}: {gate}; bridge: {bridge}; last {self.commands[-1:]}'
+        heard = self.wire.story() if self.wire else ''
+        return f'gate {self.state()}: {gate}; bridge: {bridge}; last {self.commands[-1:]}{heard}'
 
     def call(self, service):
         client = self.node.create_client(Trigger, service)
@@ -235,9 +249,12 @@ class Rig:
                 repair and child.code is not None
             ):  # a test before this one failed before its repair
                 self.restart(name)
+        self.until(lambda: self.state() in ('DISARMED', 'FAULT'), why='the dead-man is up')
         deadline = time.monotonic() + PATIENCE
         while not (self.state() == 'ACTIVE' and self.moving()):
             assert time.monotonic() < deadline, self.story()
+            if self.fallen():
+                self.harm('firmware.force 1013')
             if self.state() == 'FAULT':
                 self.call('gate/clear_fault')
             if self.state() in ('DISARMED', ''):
