@@ -39,6 +39,7 @@ import json
 import os
 from pathlib import Path
 import signal
+import socket
 import threading
 from types import FrameType
 from typing import Any
@@ -55,6 +56,7 @@ __all__ = ['Stopped', 'Team', 'TeamError']
 # Seconds that a process waits for its peers: they wait while the first judges a finished model.
 PATIENCE = 1800.0
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+LOCAL = ('127.0.0.1', 'localhost')
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -330,15 +332,15 @@ def _own_gpu(place: Place) -> torch.device:
 
 def _meet(place: Place, device: torch.device, patience: float) -> None:
     """Open the process group: gloo for what lies on CPUs, NCCL for what lies on GPUs."""
-    if place.host in ('127.0.0.1', 'localhost', '::1'):
-        os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')  # listen on this machine only
     os.environ.update(MASTER_ADDR=place.host, MASTER_PORT=str(place.port))
+    limit = timedelta(seconds=patience)
     try:
         distributed.init_process_group(
             'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo',
+            store=_local_store(place, limit) if place.host in LOCAL else None,
             rank=place.rank,
             world_size=place.size,
-            timeout=timedelta(seconds=patience),
+            timeout=limit,
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise TeamError(
@@ -346,3 +348,21 @@ def _meet(place: Place, device: torch.device, patience: float) -> None:
             f'{place.host}:{place.port} within {patience:.0f} s ({error}); look whether all were '
             'started, reach that host, and let them use that port'
         ) from error
+
+
+def _local_store(place: Place, limit: timedelta) -> distributed.Store | None:
+    """Let processes of one machine listen on the loopback only; torch's default is all of it."""
+    os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
+        return None  # torchrun has opened one
+    listener = None
+    if place.rank == 0:
+        listener = socket.create_server(('127.0.0.1', place.port)).detach()
+    return distributed.TCPStore(
+        '127.0.0.1',
+        place.port,
+        place.size,
+        is_master=place.rank == 0,
+        timeout=limit,
+        master_listen_fd=listener,
+    )

@@ -9,6 +9,7 @@ again, by another name, and calls the function that the test names.
 from contextlib import contextmanager
 import multiprocessing
 import os
+from pathlib import Path
 import runpy
 import signal
 import socket
@@ -163,6 +164,18 @@ def lose_a_peer(team, folder, sharding):
         trainer.update()
     except RuntimeError:
         (folder / 'noticed').touch()
+
+
+def tell_where_it_listens(team, folder, sharding):
+    """Write the addresses at which this process listens, as the kernel has them."""
+    team.wait()
+    own = {os.readlink(link) for link in Path('/proc/self/fd').iterdir() if link.is_symlink()}
+    rows = [line.split() for line in Path('/proc/net/tcp').read_text().splitlines()]
+    rows += [line.split() for line in Path('/proc/net/tcp6').read_text().splitlines()]
+    listening = [row for row in rows if row[3] == '0A' and f'socket:[{row[9]}]' in own]
+    found = [row[1].split(':')[0] for row in listening]
+    (folder / f'listens-{team.rank}').write_text('\n'.join(found))
+    team.wait()
 
 
 def work(job, rank, size, port, arguments):
@@ -346,6 +359,14 @@ def test_the_death_of_a_peer_is_noticed(start, tmp_path):
     processes = start('lose_a_peer', tmp_path, 'ddp')
     assert ends(processes, 60)[1] == -signal.SIGKILL
     assert (tmp_path / 'noticed').exists()
+
+
+@pytest.mark.skipif(not Path('/proc/net/tcp').exists(), reason='asks the kernel through /proc')
+def test_processes_of_one_machine_listen_to_nobody_else(start, tmp_path):
+    assert ends(start('tell_where_it_listens', tmp_path, 'ddp')) == [0, 0]
+    found = [(tmp_path / f'listens-{rank}').read_text().split() for rank in (0, 1)]
+    assert len(found[0]) >= 2 and len(found[1]) >= 1
+    assert {address for one in found for address in one} == {'0100007F'}
 
 
 def test_a_peer_that_does_not_come_is_named(monkeypatch):
