@@ -38,11 +38,11 @@ nothing about time, so of T3 and D2 the worst is what counts.
 | row | where |
 |---|---|
 | C2 frozen camera | `test/nodes/test_camera_node.py`, `test/core/test_stream.py` |
-| C3 stamps in disorder | `test/core/test_stream.py`, `test_gate.py`, `test_camera_node.py` |
+| C3 stamps in disorder | `test/core/test_stream.py`, `test_gate_commands.py`, `test_camera_node.py` |
 | C4 camera back | `test/faults/test_stops.py`, `test/nodes/test_camera_sources.py` |
 | C5 wrong size, encoding, data | `test/core/test_encodings.py`, `test/nodes/test_convert.py` |
 | C6 malformed bytes | `test/faults/test_links.py`: 10 000 messages on five topics, no node ends |
-| V1, V2, V3 | `test/core/test_limits.py`, `test/core/test_gate.py` (properties) |
+| V1, V2, V3 | `test/core/test_limits.py`, `test/core/test_gate_commands.py` (properties) |
 | T2 jitter and misses | `test/nodes/test_policy_node.py` |
 | T6, T8, silent or frozen state | `test/nodes/test_go2_bridge.py`, ten runs each in go2_link.md |
 | T7 per robot | go2_link.md, g1_link.md, flexiv_link.md |

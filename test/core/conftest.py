@@ -1,9 +1,11 @@
-"""A policy file small enough to be rebuilt for every case, with a numpy oracle beside it."""
+"""A policy file small enough to be rebuilt for every case, and a desk to try the gate on."""
 
 from types import SimpleNamespace
 
 from dmo_ros.core.actions import bounds
 from dmo_ros.core.contract import BATCH, Contract, Golden, interface, TensorSpec
+from dmo_ros.core.gate import Gate, GateConfig, POLICY, State, TELEOP
+from dmo_ros.core.intent import Pad
 from dmo_ros.core.policy import ClosedLoop
 from dmo_ros.core.seal import seal
 from dmo_ros.core.tasks import get_task
@@ -150,3 +152,83 @@ def tiny():
 def body():
     """The same for a task that has proprioception and whose policy drives half of the body."""
     return pieces(get_task('grab_box'))
+
+
+class Desk:
+    """
+    A gate with a person, a robot and a clock.
+
+    The pad is heard at 50 Hz unless it is unplugged; so are a bridge, a camera and a posture
+    where there is one.
+    """
+
+    def __init__(self, task='push_cube', posture=None, **needs):
+        self.spec = get_task(task)
+        self.transitions, self.sent = [], []
+        config = GateConfig.of(self.spec, **needs)
+        self.gate = Gate(config, lambda *transition: self.transitions.append(transition))
+        self.now, self.stamp = 100.0, 10_000_000_000
+        self.rest = tuple(field.rest for field in self.spec.actions)
+        self.neutral = (0.0,) * len(self.rest)
+        self.pad, self.teleop = Pad(self.neutral, False, False, False, False), self.rest
+        self.plugged = self.teleop_runs = True
+        self.bridge = (True, '') if config.need_bridge else None
+        self.camera, self.posture = config.need_camera, posture
+
+    def hold(self, deadman=True, stick=None, arm=False):
+        self.pad = Pad(stick or self.neutral, deadman, False, False, arm)
+        self.teleop = stick or self.rest
+        return self.run(0.1)
+
+    def surroundings(self):
+        """Let bridge, camera and robot speak; what the gate sends upon it."""
+        if self.bridge is not None:
+            ok, reason = self.bridge
+            yield self.gate.on_health(self.now, ok, not ok, reason)
+        if self.camera:
+            yield self.gate.on_frame(self.now, self.stamp)
+        if self.posture is not None:
+            self.gate.on_posture(self.now, self.posture, self.stamp)
+
+    def run(self, seconds, policy=None):
+        """Let time pass; ``policy`` sends its command once in a period."""
+        out, due = [], self.now
+        for _ in range(round(seconds / 0.02)):
+            self.now += 0.02
+            self.stamp += 20_000_000
+            out += self.surroundings()
+            if self.plugged:
+                out.append(self.gate.on_pad(self.now, self.pad, self.stamp))
+                if self.teleop_runs:
+                    out.append(self.gate.on_command(self.now, TELEOP, self.teleop, self.stamp))
+            if policy is not None and self.now >= due:
+                due += self.spec.period
+                out.append(self.gate.on_command(self.now, POLICY, policy, self.stamp))
+            out.append(self.gate.tick(self.now))
+        out = [command for command in out if command is not None]
+        self.sent += out
+        return out
+
+    def arm(self):
+        self.hold(deadman=False)
+        self.hold(deadman=True)
+        self.run(0.2)
+        self.hold(deadman=True, arm=True)
+        self.hold(deadman=True)
+        assert self.gate.state is State.ARMED, self.gate.reason
+        return self
+
+    def reasons(self):
+        return [(before.value, after.value) for before, after, _ in self.transitions]
+
+
+@pytest.fixture(scope='session')
+def make_desk():
+    """Return the Desk: call it with a task, the robot's posture, and what its gate needs."""
+    return Desk
+
+
+@pytest.fixture
+def desk():
+    """Return a Desk whose gate is before a Go2."""
+    return Desk()
