@@ -38,7 +38,7 @@ nothing about time, so of T3 and D2 the worst is what counts.
 | row | where |
 |---|---|
 | C2 frozen camera | `test/nodes/test_camera_node.py`, `test/core/test_stream.py` |
-| C3 stamps in disorder | `test/core/test_stream.py`, `test_gate_commands.py`, `test_camera_node.py` |
+| C3 stamps in disorder | `test_stream.py`, `test_gate_commands.py`, `test_camera_node.py` |
 | C4 camera back | `test/faults/test_stops.py`, `test/nodes/test_camera_sources.py` |
 | C5 wrong size, encoding, data | `test/core/test_encodings.py`, `test/nodes/test_convert.py` |
 | C6 malformed bytes | `test/faults/test_links.py`: 10 000 messages on five topics, no node ends |
