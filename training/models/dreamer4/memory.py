@@ -24,6 +24,8 @@ from torch import Tensor
 from .attention import attend, Heads, hide, Turn, turn_of, window_mask
 from .config import HEAD_SIZE, TrunkConfig
 
+BLOCK = 16  # slots; a ring is read in multiples of it
+
 
 class Memory(Protocol):
     """How temporal layers reach other frames."""
@@ -68,7 +70,9 @@ class Ring:
     Keys and values of the last frames of every row.
 
     ``key[group][layer]`` and ``value[group][layer]`` are (B, S, key-value heads, capacity, 64),
-    ``length`` is (B,) int64: how many frames a row has seen.
+    ``length`` is (B,) int64: how many frames a row has seen.  ``extent`` slots are read, all of
+    them unless whoever knows the lengths without asking the device narrows it: until a ring is
+    full, most of what it costs is reading slots that hold nothing.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Ring:
         self.trunk, self.chunk = trunk, chunk
         self.window = trunk.window
         self.capacity = -(-(trunk.window + chunk - 1) // align) * align
+        self.extent = self.capacity
 
         def slots(tokens: int, layers: int) -> list[Tensor]:
             shape = (batch, tokens, trunk.key_heads, self.capacity, HEAD_SIZE)
@@ -106,6 +111,14 @@ class Ring:
         """Return all keys and values."""
         parts = (*self.key.values(), *self.value.values())
         return [tensor for layers in parts for tensor in layers]
+
+    def narrow(self, longest: int) -> None:
+        """Read no slots but those that rows of up to ``longest`` frames, new ones too, have."""
+        self.extent = min(self.capacity, -(-longest // BLOCK) * BLOCK)
+
+    def widen(self) -> None:
+        """Read all slots."""
+        self.extent = self.capacity
 
     def empty(self, rows: Tensor) -> None:
         """Forget rows (int64), their numbers too: one bad value must not outlive a reset."""
@@ -171,9 +184,9 @@ class Append:
         self.mask = self._mask(position)[:, None]
 
     def _mask(self, position: Tensor) -> Tensor:
-        """Return (B, T, capacity), what each new frame sees of each slot."""
+        """Return (B, T, extent), what each new frame sees of each slot."""
         capacity, newest = self.ring.capacity, position[:, -1:]
-        slot = torch.arange(capacity, device=newest.device)
+        slot = torch.arange(self.ring.extent, device=newest.device)
         held = newest - (newest - slot) % capacity  # absolute index, negative where still empty
         gap = position[:, :, None] - held[:, None]
         seen = (gap >= 0) & (gap < self.ring.window) & (held >= 0)[:, None]
@@ -188,7 +201,8 @@ class Append:
     def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
         """Store, and mix over the ring; tokens count as heads, so that nothing is copied."""
         self.store(layer, group, heads)
-        key, value = self.ring.key[group][layer], self.ring.value[group][layer]
+        stores = self.ring.key[group][layer], self.ring.value[group][layer]
+        key, value = (store[..., : self.ring.extent, :] for store in stores)
         query = heads.query.permute(0, 2, 3, 1, 4)
         mixed = attend(
             query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2), self.mask,

@@ -98,6 +98,7 @@ class Rollout:
         self.screen = trunk.ring(batch, self.config.chunk) if self.config.decode else None
         self.generator = torch.Generator(model.device).manual_seed(seed)
         self.begun = torch.zeros(batch, dtype=torch.bool)
+        self.lengths = torch.zeros(batch, dtype=torch.int64)  # as in the rings, on the host
 
     @torch.no_grad()
     def begin(
@@ -124,7 +125,7 @@ class Rollout:
             there = rows[part].to(self.model.device)
             pieces = (x[part.to(x.device)] for x in (latent, action, known, noise))
             rewards.append(self._prefill(there, *(x.to(self.model.device) for x in pieces)))
-        self.begun[rows] = True
+        self.begun[rows], self.lengths[rows] = True, latent.shape[1]
         return torch.cat(rewards)
 
     def _prefill(
@@ -150,10 +151,22 @@ class Rollout:
             raise RuntimeError(f'rows {missing} have no context yet; begin them with real frames')
         frames = action.shape[1]
         noise = Noise(*(self._draw(self.batch, frames) for _ in range(2)))
-        return self.imagine(action.detach().to(self.model.device), noise)
+        self.lengths += frames
+        rings = [ring for ring in (self.ring, self.screen) if ring is not None]
+        for ring in rings:
+            ring.narrow(int(self.lengths.max()))
+        made = self.imagine(action.detach().to(self.model.device), noise)
+        for ring in rings:
+            ring.widen()
+        return made
 
     def imagine(self, action: Tensor, noise: Noise) -> Imagined:
-        """Do ``step`` with noise that is given; static shapes, nothing random."""
+        """
+        Do ``step`` with noise that is given; static shapes, nothing random.
+
+        It reads the whole rings: ``step`` narrows them to what is filled, which changes shapes a
+        few times until they wrap.
+        """
         latent = self._denoise(action, noise.initial)
         memory = Append(self.ring, action.shape[1])
         reward = self._read(latent, action, noise.context, memory)
@@ -218,3 +231,4 @@ class Rollout:
             self.screen.load_state_dict(state['screen'])
         self.generator.set_state(state['generator'])
         self.begun = state['begun'].clone()
+        self.lengths = self.ring.length.cpu().clone()
