@@ -34,10 +34,10 @@ def run_episodes(
     Run one episode from each start and return the states.
 
     :param policy: path of a policy file, or 'expert' or 'random' for the operator's pad.
-    :param starts: (N, 4) tool and object in metres.
+    :param starts: (N, S) states of the task's twin, as ``state_names`` of the task lists them.
     :param speed: simulated seconds per second at most; above 1 the twin waits for each answer.
     :param record: folder of a bag to record meanwhile; none when empty.
-    :returns: (N, T + 1, 4) at the start and after each control step, NaN where a state was lost.
+    :returns: (N, T + 1, S) at the start and after each control step, NaN where a state was lost.
     :raises UpError: when a node ends, or nothing goes on for ``patience`` seconds.
     """
     import numpy as np
@@ -48,7 +48,7 @@ def run_episodes(
     else:
         arguments.update(operator='watch', policy=policy)
     with tempfile.TemporaryDirectory() as folder, running(task, arguments, out=out) as graph:
-        graph.wait_ready(60.0)
+        graph.wait_ready(max(60.0, patience))
         result = Path(folder, 'states.npy')
         np.save(Path(folder, 'starts.npy'), starts)
         watcher = Child(

@@ -65,6 +65,7 @@ def evaluate_graph(
     seed: int = 1000,
     speed: float = 100.0,
     patience: float = 30.0,
+    record: str = '',
 ) -> dict[str, Any]:
     """
     Run episodes one after the other through the ROS graph: camera, policy, gate and twin nodes.
@@ -72,12 +73,14 @@ def evaluate_graph(
     :param policy: path of a policy file, or 'expert' or 'random' for the operator's pad.
     :param speed: simulated seconds per second at most.
     :param patience: seconds without a new frame after which the graph counts as stuck.
+    :param record: path of a bag to record meanwhile; none when empty.
     :raises UpError: with a node's last words, when it ends or the graph gets stuck.
     """
     from dmo_ros.episodes import run_episodes
 
     spec, begin = get_task(task), time.monotonic()
-    states = run_episodes(str(policy), task, starts(task, episodes, seed), seed, speed, patience)
+    begins = starts(task, episodes, seed)
+    states = run_episodes(str(policy), task, begins, seed, speed, patience, record)
     missed = int(np.isnan(states).any(axis=2).sum())
     return {
         'policy': str(policy),
@@ -238,12 +241,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, default=1000)
     parser.add_argument('--graph', action='store_true', help='through the ROS nodes')
     parser.add_argument('--speed', type=float, default=100.0, help='of the graph, at most')
+    parser.add_argument('--record', default='', metavar='BAG', help='with --graph: record it')
     parser.add_argument('--json', action='store_true')
     given = parser.parse_args(arguments)
     try:
         if given.graph:
             result = evaluate_graph(
-                given.policy, given.task, given.episodes or 20, given.seed, given.speed
+                given.policy,
+                given.task,
+                given.episodes or 20,
+                given.seed,
+                given.speed,
+                record=given.record,
             )
         else:
             result = evaluate_batched(given.policy, given.task, given.episodes or 200, given.seed)

@@ -75,7 +75,7 @@ def moments(count, seed=0):
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
-    """A run folder as the policy stage leaves it: its policy, and what `dmo export` makes of it."""
+    """A run folder as the policy stage leaves it: its policy, and what dmo export makes of it."""
     folder = tmp_path_factory.mktemp('body')
     rssm, actor = parts()
     config = DmoSapoConfig(actors=2, actor_hidden=(16,), critic_hidden=(16,))
