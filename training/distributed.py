@@ -33,13 +33,11 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 import inspect
 import json
 import os
 from pathlib import Path
 import signal
-import socket
 import threading
 from types import FrameType
 from typing import Any
@@ -49,14 +47,13 @@ import torch
 from torch import distributed, nn, Tensor
 
 from . import engine, sharded
-from .rendezvous import find_place, Place, TeamError
+from .rendezvous import find_place, meet, own_gpu, Place, TeamError
 
 __all__ = ['Stopped', 'Team', 'TeamError']
 
 # Seconds that a process waits for its peers: they wait while the first judges a finished model.
 PATIENCE = 1800.0
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later
-LOCAL = ('127.0.0.1', 'localhost')
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -70,12 +67,13 @@ class Stopped(SystemExit):
 class Team:
     """This process among those that train together; alone, it is a team of one."""
 
-    def __init__(self, place: Place, device: torch.device) -> None:
+    def __init__(self, place: Place, device: torch.device, listen: bool = True) -> None:
         self.place, self.device = place, device
         self.rank, self.size, self.main = place.rank, place.size, place.rank == 0
         self._asked = False
         self._before: dict[int, Any] = {}
-        self._listen()
+        if listen and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
     @classmethod
     def join(cls, device: str = 'auto', patience: float = PATIENCE) -> Team:
@@ -89,10 +87,15 @@ class Team:
         place = find_place(os.environ)
         chosen = engine.pick_device(device)
         if chosen.type == 'cuda' and place.size > 1:
-            chosen = _own_gpu(place)
+            chosen = own_gpu(place)
         if place.size > 1:
-            _meet(place, chosen, patience)
+            meet(place, chosen, patience)
         return cls(place, chosen)
+
+    @classmethod
+    def alone(cls, device: str = 'auto') -> Team:
+        """Return a team of one that leaves the environment and the signals alone."""
+        return cls(Place(), engine.pick_device(device), listen=False)
 
     # What each process does, and what it draws
 
@@ -118,6 +121,11 @@ class Team:
         """Return torch's generator on the team's device, seeded alike on all by the key."""
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
         return torch.Generator(self.device).manual_seed(seed)
+
+    def reseed(self, *key: int) -> None:
+        """Let torch's own generator differ between processes; alone it is left as it is."""
+        if self.size > 1:
+            torch.manual_seed(int(self.own_rng(*key).integers(2**63)))
 
     # One module on all processes
 
@@ -211,9 +219,29 @@ class Team:
             for part, length in zip(parts, lengths)
         ]
 
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows of all processes, which have as many each, in the order of ranks."""
+        if self.size == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
     def wait(self) -> None:
         """Let no process go on before all are here."""
         self._gather(None)
+
+    # What the first process shows for all
+
+    def progress(self, total: int, start: int, what: str) -> Iterator[int]:
+        """Yield step numbers; the first process shows a bar."""
+        yield from engine.progress(total, start, what) if self.main else range(start, total)
+
+    def log(
+        self, folder: Path, config: Any, resume: bool = False, start: int | None = None
+    ) -> engine.RunLog | engine.NoLog:
+        """Open a run folder in the first process; the others get a log that keeps nothing."""
+        return engine.RunLog(folder, config, resume, start) if self.main else engine.NoLog()
 
     # Stopping
 
@@ -229,10 +257,6 @@ class Team:
         asked = torch.tensor([int(self._asked)])
         distributed.all_reduce(asked, distributed.ReduceOp.MAX)
         return bool(asked)
-
-    def _listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
@@ -315,54 +339,3 @@ class Team:
         self._before = {}
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-def _own_gpu(place: Place) -> torch.device:
-    count = torch.cuda.device_count()
-    # srun with --gpus-per-task shows each process its own GPU only.
-    index = 0 if count == 1 and 'SLURM_PROCID' in os.environ else place.local
-    if index >= count:
-        raise TeamError(
-            f'process {place.rank} is number {place.local} on its machine, which shows '
-            f'{count} GPUs; start as many processes per machine as it has GPUs'
-        )
-    torch.cuda.set_device(index)
-    return torch.device('cuda', index)
-
-
-def _meet(place: Place, device: torch.device, patience: float) -> None:
-    """Open the process group: gloo for what lies on CPUs, NCCL for what lies on GPUs."""
-    os.environ.update(MASTER_ADDR=place.host, MASTER_PORT=str(place.port))
-    limit = timedelta(seconds=patience)
-    try:
-        distributed.init_process_group(
-            'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo',
-            store=_local_store(place, limit) if place.host in LOCAL else None,
-            rank=place.rank,
-            world_size=place.size,
-            timeout=limit,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise TeamError(
-            f'process {place.rank} of {place.size} did not meet the others at '
-            f'{place.host}:{place.port} within {patience:.0f} s ({error}); look whether all were '
-            'started, reach that host, and let them use that port'
-        ) from error
-
-
-def _local_store(place: Place, limit: timedelta) -> distributed.Store | None:
-    """Let processes of one machine listen on the loopback only; torch's default is all of it."""
-    os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
-    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
-        return None  # torchrun has opened one
-    listener = None
-    if place.rank == 0:
-        listener = socket.create_server(('127.0.0.1', place.port)).detach()
-    return distributed.TCPStore(
-        '127.0.0.1',
-        place.port,
-        place.size,
-        is_master=place.rank == 0,
-        timeout=limit,
-        master_listen_fd=listener,
-    )

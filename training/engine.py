@@ -306,6 +306,16 @@ class RunLog:
         self._board.close()
 
 
+class NoLog:
+    """The log of a process that leaves the writing to another."""
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Keep nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def _lines_until(path: Path, step: int) -> bytes:
     """Return the whole lines of a log up to a step; a killed run may have cut its last."""
     kept = []

@@ -1,5 +1,5 @@
 """
-Where a process stands among its peers: read from the environment of torchrun or of SLURM.
+Where a process stands among its peers, and how they meet.
 
 ``torchrun`` says RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.  ``srun`` says
 SLURM_PROCID, SLURM_STEP_NUM_TASKS (or SLURM_NTASKS), SLURM_LOCALID and a list of hosts, of which
@@ -10,8 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+import os
 import re
+import socket
 
+import torch
+from torch import distributed
+
+LOCAL = ('127.0.0.1', 'localhost')
 FIRST_PORT, PORTS = 20_000, 10_000  # below Linux's range of ephemeral ports
 
 
@@ -120,3 +127,55 @@ def _number(environ: Mapping[str, str], name: str, starter: str) -> int:
     if not text.isdecimal():
         raise TeamError(f'{name} should be a whole number, not {text!r}; {starter} sets it')
     return int(text)
+
+
+def own_gpu(place: Place) -> torch.device:
+    """Return the GPU of a process; TeamError where its machine has none for it."""
+    count = torch.cuda.device_count()
+    # srun with --gpus-per-task shows each process its own GPU only.
+    index = 0 if count == 1 and 'SLURM_PROCID' in os.environ else place.local
+    if index >= count:
+        raise TeamError(
+            f'process {place.rank} is number {place.local} on its machine, which shows '
+            f'{count} GPUs; start as many processes per machine as it has GPUs'
+        )
+    torch.cuda.set_device(index)
+    return torch.device('cuda', index)
+
+
+def meet(place: Place, device: torch.device, patience: float) -> None:
+    """Open the process group: gloo for what lies on CPUs, NCCL for what lies on GPUs."""
+    os.environ.update(MASTER_ADDR=place.host, MASTER_PORT=str(place.port))
+    limit = timedelta(seconds=patience)
+    try:
+        distributed.init_process_group(
+            'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo',
+            store=_local_store(place, limit) if place.host in LOCAL else None,
+            rank=place.rank,
+            world_size=place.size,
+            timeout=limit,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise TeamError(
+            f'process {place.rank} of {place.size} did not meet the others at '
+            f'{place.host}:{place.port} within {patience:.0f} s ({error}); look whether all were '
+            'started, reach that host, and let them use that port'
+        ) from error
+
+
+def _local_store(place: Place, limit: timedelta) -> distributed.Store | None:
+    """Let processes of one machine listen on the loopback only; torch's default is all of it."""
+    os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
+        return None  # torchrun has opened one
+    listener = None
+    if place.rank == 0:
+        listener = socket.create_server(('127.0.0.1', place.port)).detach()
+    return distributed.TCPStore(
+        '127.0.0.1',
+        place.port,
+        place.size,
+        is_master=place.rank == 0,
+        timeout=limit,
+        master_listen_fd=listener,
+    )

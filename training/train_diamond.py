@@ -3,6 +3,7 @@ Stage 1: the global model, DIAMOND, from play data (paper sections 3.2 and A.4).
 
     dmo train global --task pusher --preset demo --data DATASET --out RUN
     (about five minutes on one and a half cores)
+    torchrun --nproc-per-node 2 -m dmo_training.train_global ...   (the same options)
 
 First the denoiser learns the next frame from real contexts, then from contexts that hold up to
 ``context_rollout`` of its own frames.  It is accepted by its rollouts on held-out play, not by its
@@ -11,8 +12,9 @@ loss: RUN holds global_metrics.json, the curves and strips of real and imagined 
 
 from __future__ import annotations
 
+from contextlib import closing
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import json
 import math
 from pathlib import Path
@@ -22,10 +24,11 @@ from typing import Any
 from dmo_ros.core.tasks import get_task, TaskError
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from . import engine
-from .data import PlayDataset
+from .data import PlayDataset, Segment
+from .distributed import Stopped, Team
 from .global_metrics import draw_curves, draw_strip, evaluate, judge, MARKERS, Rollout
 from .models.diamond.context import ContextPool, Examples
 from .models.diamond.denoiser import Denoiser, DenoiserConfig
@@ -121,15 +124,43 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class GlobalTrainer:
-    """Denoiser, averaged weights, optimiser and the pool of contexts: what a checkpoint holds."""
+class Objective(nn.Module):
+    """The denoiser's loss as a module: several processes exchange gradients behind its call."""
 
-    def __init__(self, config: Config, dataset: PlayDataset, rng: np.random.Generator) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, play: Segment | Examples) -> Tensor:
+        """Return the loss () of a segment of play, or of examples behind generated frames."""
+        if isinstance(play, Segment):
+            return self.denoiser.segment_loss(play.frames, play.action)
+        encode = self.denoiser.encode
+        context, target = encode(play.context), encode(play.target)
+        return self.denoiser.frame_loss(context, play.action, target)[0]
+
+
+class GlobalTrainer:
+    """
+    Denoiser, averaged weights, optimiser and the pool of contexts: what a checkpoint holds.
+
+    Processes draw the same global batch and take their rows of it; each adds noise of its own.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: PlayDataset,
+        rng: np.random.Generator,
+        team: Team | None = None,
+    ) -> None:
         self.config, self.dataset, self.rng = config, dataset, rng
-        self.device = engine.pick_device(config.device)
+        self.team = team or Team.alone(config.device)
+        self.device, self.mine = self.team.device, self.team.share(config.batch)
         statistics = pixel_statistics(dataset, rng) if config.normalise else ()
         self.denoiser = Denoiser(config.denoiser, *statistics).to(self.device)
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.call = self.team.wrap(Objective(self.denoiser))
         self.optimiser = torch.optim.AdamW(
             parameter_groups(self.denoiser, config.weight_decay),
             config.learning_rate,
@@ -145,11 +176,14 @@ class GlobalTrainer:
         for group in self.optimiser.param_groups:
             group['lr'] = c.learning_rate * rate(c, self.step)
         loss_sum = 0.0
-        for _ in range(c.accumulate):
-            loss = self._loss() / c.accumulate
-            loss.backward()
+        self.team.reseed(c.seed, self.step)
+        for micro in range(c.accumulate):
+            with self.team.accumulate(self.call, last=micro == c.accumulate - 1):
+                loss = self._loss() / c.accumulate
+                loss.backward()
             loss_sum += float(loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), c.grad_clip)
+        loss_sum = self.team.mean({'loss': loss_sum})['loss']
+        norm = self.team.clip(self.denoiser, c.grad_clip)
         if math.isfinite(loss_sum) and bool(torch.isfinite(norm)):
             self.optimiser.step()
         else:
@@ -160,28 +194,34 @@ class GlobalTrainer:
         return {'loss': loss_sum, 'grad_norm': float(norm), 'skipped': self.skipped}
 
     def _loss(self) -> Tensor:
+        loss: Tensor = self.call(self._play())
+        return loss
+
+    def _play(self) -> Segment | Examples:
+        """Draw the rows that this process learns from next."""
         c, n = self.config, self.config.denoiser.network.context
         rolling = c.context_rollout and self.step >= c.rollout_from * c.updates
         if not rolling and not len(self.pool):
-            segment = self.dataset.sample(self.rng, c.batch, n + 1 + c.autoregressive)
-            return self.denoiser.segment_loss(
-                segment.frames.to(self.device), segment.action.to(self.device)
-            )
+            return self._segment(n + 1 + c.autoregressive, self.mine)
         if not len(self.pool):
-            segment = self.dataset.sample(self.rng, c.batch, n + 1 + c.context_rollout)
+            segment = self._segment(n + 1 + c.context_rollout)
             self.pool.fill(
                 self.denoiser.frozen(),
-                segment.frames.to(self.device),
-                segment.action.to(self.device),
+                segment.frames,
+                segment.action,
                 SamplerConfig(c.rollout_steps),
                 self.rng,
+                self.mine,
+                self.team.gather_rows,
             )
-        examples = Examples(*(part.to(self.device) for part in self.pool.take(c.batch)))
-        encode = self.denoiser.encode
-        loss, _ = self.denoiser.frame_loss(
-            encode(examples.context), examples.action, encode(examples.target)
-        )
-        return loss
+        return Examples(*(part[self.mine].to(self.device) for part in self.pool.take(c.batch)))
+
+    def _segment(self, length: int, rows: slice = slice(None)) -> Segment:
+        """Draw a batch of play; only some of its rows are read."""
+        picks = self.dataset.draw(self.rng, self.config.batch, length)
+        segment = self.dataset.at(picks[rows], length)
+        frames, action = segment.frames.to(self.device), segment.action.to(self.device)
+        return replace(segment, frames=frames, action=action)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -259,28 +299,33 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
     Train, judge and draw; returns the checkpoint.
 
     :param until: stop after this many updates, without judging (a job with a time limit).
+    :raises Stopped: the processes were asked to stop, and have saved.
     """
     engine.keep_memory()
     rng = engine.seed_everything(config.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
     dataset = open_dataset(config)
-    trainer = GlobalTrainer(config, dataset, rng)
-    path = config.out / 'global.safetensors'
-    if resume and path.is_file():
-        state = engine.load_to_resume(path, 'global', config, get_task(config.task))
-        trainer.load_state_dict(state['trainer'])
-    log = engine.RunLog(config.out, config, resume, trainer.step)
-    end = min(config.updates, until or config.updates)
-    for step in engine.progress(end, trainer.step, 'global'):
-        figures = trainer.update()
-        if (step + 1) % config.log_every == 0:
-            log.write(step + 1, figures)
-        if (step + 1) % config.save_every == 0 or step + 1 == end:
-            _save(path, config, trainer)
-    if end == config.updates:
-        log.write(end, report(config, trainer.average, dataset))
-    log.close()
+    with closing(Team.join(config.device)) as team:
+        trainer = GlobalTrainer(config, dataset, rng, team)
+        path = config.out / 'global.safetensors'
+        if resume and path.is_file():
+            state = engine.load_to_resume(path, 'global', config, get_task(config.task))
+            trainer.load_state_dict(state['trainer'])
+        end = min(config.updates, until or config.updates)
+        with closing(team.log(config.out, config, resume, trainer.step)) as log:
+            for step in team.progress(end, trainer.step, 'global'):
+                figures = trainer.update()
+                if (step + 1) % config.log_every == 0:
+                    log.write(step + 1, figures)
+                stopping = team.stopping and step + 1 < end
+                if stopping or (step + 1) % config.save_every == 0 or step + 1 == end:
+                    _save(path, config, trainer)
+                if stopping:
+                    raise Stopped
+            if end == config.updates and team.main:
+                log.write(end, report(config, trainer.average, dataset))
+        team.wait()
     return path
 
 
@@ -347,7 +392,7 @@ def summary(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def _save(path: Path, config: Config, trainer: GlobalTrainer) -> None:
-    engine.save_checkpoint(
+    trainer.team.save(
         path,
         {
             'stage': 'global',

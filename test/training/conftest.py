@@ -1,4 +1,13 @@
-"""The twin's play: as bags by rosbags' own writer, without any of our nodes, and as datasets."""
+"""
+What tests of the learning side share.
+
+The twin's play, as bags by rosbags' own writer, without any of our nodes, and as datasets; and
+processes that train together.
+"""
+
+import multiprocessing
+import runpy
+import socket
 
 from dmo_ros.core.episode import Episode, write_meta
 from dmo_ros.core.intent import MILESTONE
@@ -234,3 +243,38 @@ def write_dreamer4():
         return path
 
     return write
+
+
+@pytest.fixture(scope='session')
+def start_team():
+    """
+    Return a function that starts processes which find each other through torchrun's variables.
+
+    They are forked from a server that has imported torch once.  They run the test's own file under
+    the name ``worker`` with ``CALL = (job, arguments, environment)``; none outlives the tests.
+    """
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(
+        ['dmo_training.models.dreamer4.objective', 'torch.distributed.fsdp', 'torch.profiler',
+         'torch.distributed.checkpoint', 'torch._dynamo', 'dmo_training.distributed', 'pytest']
+    )  # fmt: skip
+    started = []
+
+    def start(path, job, *arguments, size=2):
+        with socket.create_server(('127.0.0.1', 0)) as free:
+            port = free.getsockname()[1]
+        shared = {'WORLD_SIZE': str(size), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+        processes = []
+        for rank in range(size):
+            environ = {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}
+            given = (path, {'CALL': (job, arguments, environ)}, 'worker')
+            process = context.Process(target=runpy.run_path, args=given, daemon=True)
+            process.start()
+            processes.append(process)
+        started.extend(processes)
+        return processes
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()

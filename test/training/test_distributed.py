@@ -7,10 +7,8 @@ again, by another name, and calls the function that the test names.
 """
 
 from contextlib import contextmanager
-import multiprocessing
 import os
 from pathlib import Path
-import runpy
 import signal
 import socket
 import time
@@ -178,48 +176,7 @@ def tell_where_it_listens(team, folder, sharding):
     team.wait()
 
 
-def work(job, rank, size, port, arguments):
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_PORT=str(port)
-    )
-    os.environ['MASTER_ADDR'] = '127.0.0.1'
-    torch.set_num_threads(1)
-    team = Team.join('cpu', patience=60)
-    globals()[job](team, *arguments)
-    team.close()
-
-
 # The tests
-
-
-@pytest.fixture(scope='module')
-def start():
-    """Return a function that starts the processes of a job; none of them outlives the tests."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(
-        ['dmo_training.models.dreamer4.objective', 'torch.distributed.fsdp', 'torch.profiler',
-         'torch.distributed.checkpoint', 'torch._dynamo', 'dmo_training.distributed', 'pytest']
-    )  # fmt: skip
-    started = []
-
-    def run(job, *arguments, size=2):
-        with socket.create_server(('127.0.0.1', 0)) as free:
-            port = free.getsockname()[1]
-        processes = []
-        for rank in range(size):
-            given = {'CALL': (job, rank, size, port, arguments)}
-            process = context.Process(
-                target=runpy.run_path, args=(__file__, given, 'worker'), daemon=True
-            )
-            process.start()
-            processes.append(process)
-        started.extend(processes)
-        return processes
-
-    yield run
-    for process in started:
-        process.kill()
-        process.join()
 
 
 def ends(processes, seconds=120):
@@ -229,7 +186,7 @@ def ends(processes, seconds=120):
 
 
 @pytest.fixture(scope='module')
-def learned(start, tmp_path_factory):
+def learned(start_team, tmp_path_factory):
     """Train on one process, then on two with each sharding."""
     folder, team = tmp_path_factory.mktemp('learned'), Team.join('cpu')
     alone, logs = Trainer(team), []
@@ -240,7 +197,7 @@ def learned(start, tmp_path_factory):
     team.close()
     found = {'folder': folder, 'one': {'logs': logs, 'end': alone.weights()}}
     for sharding in SHARDINGS:
-        assert ends(start('learn', folder, sharding)) == [0, 0]
+        assert ends(start_team(__file__, 'learn', folder, sharding)) == [0, 0]
         found[sharding] = [
             engine.load_checkpoint(folder / f'{sharding}-{rank}.safetensors') for rank in (0, 1)
         ]
@@ -325,9 +282,9 @@ def test_a_flipped_bit_in_a_share_is_found(learned, tmp_path):
 
 
 @pytest.mark.parametrize('number', [signal.SIGUSR1, signal.SIGTERM])
-def test_a_signal_to_one_stops_both_at_the_same_step(start, tmp_path, number):
+def test_a_signal_to_one_stops_both_at_the_same_step(start_team, tmp_path, number):
     sharding = 'fsdp2' if number == signal.SIGTERM else 'ddp'
-    processes = start('go_on', tmp_path, sharding)
+    processes = start_team(__file__, 'go_on', tmp_path, sharding)
     wait_for(tmp_path / 'step-1', processes)
     os.kill(processes[1].pid, number)
     assert ends(processes) == [75, 75]
@@ -338,9 +295,9 @@ def test_a_signal_to_one_stops_both_at_the_same_step(start, tmp_path, number):
 
 
 @pytest.mark.parametrize(('point', 'step'), [('shares', 1), ('file', 2)])
-def test_a_kill_during_a_save_leaves_a_checkpoint(start, tmp_path, point, step):
+def test_a_kill_during_a_save_leaves_a_checkpoint(start_team, tmp_path, point, step):
     """While the shares are written it is the old one; once the file is renamed, the new one."""
-    processes = start('die_while_saving', tmp_path, 'fsdp2', point)
+    processes = start_team(__file__, 'die_while_saving', tmp_path, 'fsdp2', point)
     processes[0].join(120)
     time.sleep(0.2)
     processes[1].kill()
@@ -355,15 +312,15 @@ def test_a_kill_during_a_save_leaves_a_checkpoint(start, tmp_path, point, step):
     team.close()
 
 
-def test_the_death_of_a_peer_is_noticed(start, tmp_path):
-    processes = start('lose_a_peer', tmp_path, 'ddp')
+def test_the_death_of_a_peer_is_noticed(start_team, tmp_path):
+    processes = start_team(__file__, 'lose_a_peer', tmp_path, 'ddp')
     assert ends(processes, 60)[1] == -signal.SIGKILL
     assert (tmp_path / 'noticed').exists()
 
 
 @pytest.mark.skipif(not Path('/proc/net/tcp').exists(), reason='asks the kernel through /proc')
-def test_processes_of_one_machine_listen_to_nobody_else(start, tmp_path):
-    assert ends(start('tell_where_it_listens', tmp_path, 'ddp')) == [0, 0]
+def test_processes_of_one_machine_listen_to_nobody_else(start_team, tmp_path):
+    assert ends(start_team(__file__, 'tell_where_it_listens', tmp_path, 'ddp')) == [0, 0]
     found = [(tmp_path / f'listens-{rank}').read_text().split() for rank in (0, 1)]
     assert len(found[0]) >= 2 and len(found[1]) >= 1
     assert {address for one in found for address in one} == {'0100007F'}
@@ -390,4 +347,9 @@ def wait_for(path, processes, seconds=60):
 
 
 if __name__ == 'worker':
-    work(*CALL)  # noqa: F821
+    job, arguments, environ = CALL  # noqa: F821
+    os.environ.update(environ)
+    torch.set_num_threads(1)
+    team = Team.join('cpu', patience=60)
+    globals()[job](team, *arguments)
+    team.close()

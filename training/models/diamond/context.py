@@ -8,6 +8,7 @@ cheap sampler, and the denoiser is trained on the real next frame behind 0..K ge
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,17 +50,21 @@ class ContextPool:
         action: Tensor,
         config: SamplerConfig,
         rng: np.random.Generator,
+        share: slice = slice(None),
+        gather: Callable[[Tensor], Tensor] = lambda rolled: rolled,
     ) -> None:
         """
         Roll real segments forward.
 
         :param frames: uint8 (B, n + 1 + K, H, W, 3); K = 0 gives plain one-step examples.
         :param action: (B, n + K or more, A), entry t in force from frame t to t + 1.
+        :param share: the rows to roll here, where several processes fill the same pool.
+        :param gather: puts the rows of all of them together.
         """
         n, depth = self.context, frames.shape[1] - self.context - 1
         mixed = frames[:, :n]
         if depth:
-            own = roll(denoiser, mixed, action, depth, config)
+            own = gather(roll(denoiser, mixed[share], action[share], depth, config))
             mixed = torch.cat((mixed, own), dim=1)
         self._frames = [mixed, frames, action]
         self._order = rng.permutation(len(frames) * (depth + 1))
