@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Callable, Sequence
 import json
 import os
-from pathlib import Path
 import sys
 from typing import Any
 
@@ -29,7 +28,7 @@ HELP = """usage: dmo COMMAND [...]
   check BAG|DATASET          is it fit to learn?     convert BAG -o DATASET
   relabel DATASET -o DATASET change intent labels
 
-  train STAGE                global | reward | local | policy | ppo
+  train STAGE                tokenizer | global | reward | local | policy | ppo
   export RUN -o FILE.onnx    the deployable policy   verify FILE.onnx its contract and hash
   eval POLICY                success with intervals, batched or through the graph
 
@@ -211,79 +210,12 @@ def _relabel(words: Sequence[str]) -> int:
     return 0
 
 
-STAGES = ('global', 'reward', 'local', 'policy', 'ppo')
-NEEDS = {
-    'global': (),
-    'reward': (),
-    'local': ('reward',),
-    'policy': ('global_model', 'reward', 'local_model'),
-    'ppo': ('global_model', 'reward'),
-}
-
-
 def _train(words: Sequence[str]) -> int:
-    parser = _parser('train', 'Train one stage; --resume carries on where a run was stopped.')
-    parser.add_argument('stage', choices=STAGES)
-    parser.add_argument('--task', default='pusher')
-    parser.add_argument('--preset', default='demo', help='demo, or a paper size')
-    parser.add_argument('--data', type=Path, required=True, help='the dataset')
-    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
-    parser.add_argument('--global', dest='global_model', type=Path, help='run of stage global')
-    parser.add_argument('--reward', type=Path, help='run of stage reward')
-    parser.add_argument('--local', dest='local_model', type=Path, help='run of stage local')
-    parser.add_argument('--forward', choices=('global', 'twin'), help='of policy and ppo')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--threads', type=int, default=0, help="torch's; 0: all cores")
-    parser.add_argument('--resume', action='store_true')
-    given = parser.parse_args(words)
-    print(
-        train(
-            given.stage,
-            given.task,
-            given.preset,
-            given.data,
-            given.out,
-            {name: getattr(given, name) for name in NEEDS[given.stage]},
-            given.resume,
-            seed=given.seed,
-            threads=given.threads,
-            **({'forward': given.forward} if given.forward else {}),
-        )
-    )
+    from dmo_training import command
+
+    given = command.parser('dmo train').parse_args(words)
+    print(command.train_as_given(given.stage, given))
     return 0
-
-
-def train(
-    stage: str,
-    task: str,
-    preset: str,
-    data: Path,
-    out: Path,
-    runs: dict[str, Path | None],
-    resume: bool = False,
-    **fields: Any,
-) -> Path:
-    """Train a stage with a preset; ``runs`` names the folders of the stages it builds on."""
-    # First what costs nothing to find out: the libraries of a stage take seconds to load.
-    inputs = {name: _checkpoint(name, run, fields) for name, run in runs.items()}
-    import importlib
-
-    from dmo_training.presets import preset as preset_of
-
-    script = importlib.import_module(f'dmo_training.train_{stage}')
-    values = {**preset_of(stage, preset), **inputs, **fields}
-    path: Path = script.train(script.Config(task=task, data=data, out=out, **values), resume)
-    return path
-
-
-def _checkpoint(name: str, run: Path | None, fields: dict[str, Any]) -> Path:
-    """Return the checkpoint of a run folder, or the file itself."""
-    stage = name.removesuffix('_model')
-    if run is None:
-        if stage == 'global' and fields.get('forward') == 'twin':
-            return Path()
-        raise ValueError(f'this stage builds on the {stage} model: name its run with --{stage}')
-    return run / f'{stage}.safetensors' if run.is_dir() else run
 
 
 def _export(words: Sequence[str]) -> int:

@@ -2,7 +2,8 @@
 Sizes of every stage: ``demo`` learns on two cores, ``paper`` is Table 4, ``smoke`` is seconds.
 
 A preset holds the fields of a stage's config that differ from its defaults; task, paths and seed
-come from the command.
+come from the command.  What the task dictates (sizes of frames, numbers of actions and of
+proprioception) is set here as well, so one preset serves every task of a kind.
 """
 
 from __future__ import annotations
@@ -10,12 +11,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from dmo_ros.core.tasks import get_task, TaskSpec
+
 from .baselines.ppo import PpoConfig
+from .command import STAGES
+from .models.diamond.denoiser import DenoiserConfig
 from .models.rewards import RewardConfig
 from .models.rssm import RssmConfig
+from .presets_dreamer4 import dreamer4_presets
+from .presets_ego import ego_presets
 from .rl.agent import DmoSapoConfig
+from .train_diamond import PRESETS as DIAMOND
 
-STAGES = ('global', 'reward', 'local', 'policy', 'ppo')
+__all__ = ['PRESETS', 'STAGES', 'preset', 'presets']
 
 # The pusher's reward at demo size is learned from the milestone key alone; the goal energy is the
 # paper's for Push-T and is measured beside it in docs/results/pusher_contact.md.
@@ -116,14 +124,34 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def preset(stage: str, name: str) -> dict[str, Any]:
-    """Return the fields a preset sets; ValueError lists the ones there are."""
-    known = PRESETS.get(stage)
-    if stage == 'global':
-        from . import train_global
+def preset(stage: str, name: str, task: str = 'pusher') -> dict[str, Any]:
+    """Return the fields a preset sets for a task; ValueError lists the ones there are."""
+    spec = get_task(task)
+    known = presets(spec).get(stage, {})
+    if name not in known:
+        choices = ', '.join(known or presets(spec))
+        raise ValueError(
+            f'stage {stage!r} of task {task!r} has no preset {name!r}; choose one of {choices}'
+        )
+    return {field: _fitted(value, spec) for field, value in known[name].items()}
 
-        known = train_global.PRESETS
-    if known is None or name not in known:
-        choices = ', '.join(known) if known else ', '.join(STAGES)
-        raise ValueError(f'stage {stage!r} has no preset {name!r}; choose one of {choices}')
-    return dict(known[name])
+
+def presets(spec: TaskSpec) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the presets of a task by stage and name; a stage it does not have is not there."""
+    if spec.global_model != 'dreamer4':
+        return {'global': DIAMOND, **PRESETS}
+    # PPO sees stacks of frames through its own network, and is not there for these tasks yet.
+    return {**dreamer4_presets(spec), **ego_presets(spec)}
+
+
+def _fitted(value: Any, spec: TaskSpec) -> Any:
+    """Return a model's sizes with those that the task dictates."""
+    actions = len(spec.actions)
+    if isinstance(value, RssmConfig):
+        proprio = len(spec.proprioception)
+        return replace(value, frame_size=spec.policy_size, actions=actions, proprio=proprio)
+    if isinstance(value, RewardConfig):
+        return replace(value, frame_size=spec.frame_size)
+    if isinstance(value, DenoiserConfig):
+        return replace(value, network=replace(value.network, action_size=actions))
+    return value

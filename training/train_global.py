@@ -3,23 +3,26 @@ Stage 1: the global model, by the kind that the task names (``TaskSpec.global_mo
 
     dmo train global --task pusher --preset demo --data DATASET --out RUN
 
-This is only the door: ``train_diamond`` is the stage of DIAMOND, and its names can be had here.
+This is only the door.  ``train_diamond`` is the stage of DIAMOND, and its names can be had here;
+``train_dynamics`` is that of the DreamerV4 type, which needs a run of stage tokenizer first.
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
+import sys
 from types import ModuleType
 from typing import Any
 
 from dmo_ros.core.tasks import get_task, TaskError
 
+from .command import main, require_config
 from .train_diamond import Config, load_denoiser, load_world, PRESETS
 
 __all__ = ['Config', 'PRESETS', 'load_denoiser', 'load_world', 'script', 'train']
 
-SCRIPTS = {'diamond': 'train_diamond'}
+SCRIPTS = {'diamond': 'train_diamond', 'dreamer4': 'train_dynamics'}
 
 
 def script(task: str) -> ModuleType:
@@ -41,10 +44,10 @@ def train(config: Any, resume: bool = False, until: int | None = None) -> Path:
     :raises TaskError: it is the config of another kind of model.
     """
     stage = script(config.task)
-    if not isinstance(config, stage.Config):
-        raise TaskError(
-            f'this configures {type(config).__module__}, task {config.task!r} is trained by '
-            f'{stage.__name__}; make its Config with script(task).Config'
-        )
+    require_config(config, stage)
     path: Path = stage.train(config, resume, until)
     return path
+
+
+if __name__ == '__main__':
+    sys.exit(main('global', sys.argv[1:]))

@@ -6,12 +6,18 @@ Stage 2: the global reward model from play data (paper section 3.3).
 
 Two losses on the same play: Bradley-Terry on the order of two frames between a start and a goal,
 and the operator's labels.  Milestone frames of the play become the goal set.
+
+This is the reward model of single frames.  Where a task's reward is an 'intent_head', this is only
+the door: ``train_head`` trains the head within its global model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+import importlib
 from pathlib import Path
+import sys
+from types import ModuleType
 from typing import Any
 
 from dmo_ros.core.episode import Episode
@@ -23,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import engine
+from .command import main, require_config
 from .data import DataError, PlayDataset, valid_runs
 from .models.rewards import anticipated, bradley_terry, RewardConfig, RewardModel, to_pixels
 
@@ -48,12 +55,25 @@ class Config:
     save_every: int = 1000
 
 
-def train(config: Config, resume: bool = False, until: int | None = None) -> Path:
+def script(task: str) -> ModuleType:
+    """Return the script that trains a task's kind of reward: this one, or the head's."""
+    if get_task(task).reward == 'intent_head':
+        return importlib.import_module('.train_head', __package__)
+    return sys.modules[__name__]
+
+
+def train(config: Any, resume: bool = False, until: int | None = None) -> Path:
     """
     Train the reward model; returns its checkpoint.
 
+    :param config: the ``Config`` of :func:`script` for its task.
     :param until: stop after this many updates, before goals are chosen (a job with a time limit).
     """
+    stage = script(config.task)
+    require_config(config, stage)
+    if stage is not sys.modules[__name__]:
+        path: Path = stage.train(config, resume, until)
+        return path
     rng = engine.seed_everything(config.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -319,3 +339,7 @@ def label_dataset(model: RewardModel, dataset: PlayDataset, batch: int = 512) ->
         frames = torch.from_numpy(np.array(episode.frames))
         rewards.append(torch.cat([model(part) for part in frames.split(batch)]).numpy())
     dataset.label(rewards)
+
+
+if __name__ == '__main__':
+    sys.exit(main('reward', sys.argv[1:]))

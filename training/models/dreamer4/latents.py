@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dmo_ros.core.episode import Episode
 import numpy as np
@@ -81,19 +81,47 @@ def build(tokenizer: Tokenizer, episodes: Sequence[Episode], folder: Path) -> li
 
     A build that was interrupted goes on; latents of another tokenizer are refused.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(tokenizer, episodes, folder)
+    return encode(tokenizer, episodes, folder)
+
+
+def claim(tokenizer: Tokenizer, episodes: Sequence[Episode], folder: Path) -> None:
+    """Write down whose latents the folder holds; DataError when they are another tokenizer's."""
     note = folder / 'latents.json'
-    mark = {'tokenizer': fingerprint(tokenizer), 'episodes': len(episodes)}
-    if note.is_file() and json.loads(note.read_text()) != mark:
+    if note.is_file() and not belongs(tokenizer, episodes, folder):
         raise DataError(
             f'{folder} holds latents of another tokenizer or dataset; give another folder, or '
             'delete it'
         )
-    atomic_write(note, json.dumps(mark).encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(note, json.dumps(_mark(tokenizer, episodes)).encode())
+
+
+def belongs(tokenizer: Tokenizer, episodes: Sequence[Episode], folder: Path) -> bool:
+    """Tell whether a folder holds latents of these episodes and of this tokenizer."""
+    note = folder / 'latents.json'
+    return note.is_file() and json.loads(note.read_text()) == _mark(tokenizer, episodes)
+
+
+def _mark(tokenizer: Tokenizer, episodes: Sequence[Episode]) -> dict[str, Any]:
+    return {'tokenizer': fingerprint(tokenizer), 'episodes': len(episodes)}
+
+
+def encode(
+    tokenizer: Tokenizer,
+    episodes: Sequence[Episode],
+    folder: Path,
+    own: slice = slice(None),
+) -> list[np.ndarray]:
+    """
+    Encode into a folder that was claimed, or open what is there; returns memory maps (T, N, D).
+
+    :param own: which of the episodes; several processes can share the work.
+    """
     tokenizer.eval()
     return [
-        _one(tokenizer, episode, folder / f'{number:06d}.npy')
-        for number, episode in enumerate(episodes)
+        _one(tokenizer, episodes[number], folder / f'{number:06d}.npy')
+        for number in range(len(episodes))[own]
     ]
 
 
@@ -160,11 +188,11 @@ class LatentPlay:
         def gather(pieces: list[np.ndarray]) -> Tensor:
             return torch.from_numpy(np.stack(pieces))
 
-        led = [_led(episode, t, length) for episode, t in places]
+        came = [led(episode, t, length) for episode, t in places]
         return LatentSegment(
             gather([self.latents[id(e)][t : t + length] for e, t in places]).float(),
-            gather([action for action, _ in led]).float(),
-            gather([known for _, known in led]),
+            gather([action for action, _ in came]).float(),
+            gather([known for _, known in came]),
             gather([np.asarray(e.intent[t : t + length]) for e, t in places]),
             uniform,
         )
@@ -185,7 +213,7 @@ class LatentPlay:
         return self._labelled[length, held_out]
 
 
-def _led(episode: Episode, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def led(episode: Episode, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the actions that led to frames (L, A) and whether there was one (L,)."""
     before = np.arange(start - 1, start + length - 1)
     known = (before >= 0) & np.asarray(episode.valid)[np.maximum(before, 0)].astype(bool)

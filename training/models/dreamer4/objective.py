@@ -145,14 +145,24 @@ class Objective(nn.Module):
 
         ``head.calibrate(head.raw(...), reward)`` wants it of held-out play, without gradient.
         """
-        size, latent = self.dynamics.config, batch.latent.float()
-        level = torch.full(latent.shape[:2], size.context_level, device=latent.device)
-        step = torch.full_like(level, size.step_sizes - 1)
-        noise = _noise(latent, generator)
-        blurred = mix(noise, latent, signal(level, size.levels, latent))
-        estimate = self.dynamics(blurred, batch.action, level, step, batch.known, agent=True)
-        assert estimate.agent is not None
-        return estimate.agent
+        return as_context(self.dynamics, batch.latent, batch.action, batch.known, generator)
+
+
+def as_context(
+    dynamics: Dynamics,
+    latent: Tensor,
+    action: Tensor,
+    known: Tensor,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the agent's output (B, T, width) of clips as a rollout reads it."""
+    size, latent = dynamics.config, latent.float()
+    level = torch.full(latent.shape[:2], size.context_level, device=latent.device)
+    step = torch.full_like(level, size.step_sizes - 1)
+    blurred = mix(_noise(latent, generator), latent, signal(level, size.levels, latent))
+    estimate = dynamics(blurred, action, level, step, known, agent=True)
+    assert estimate.agent is not None
+    return estimate.agent
 
 
 def _noise(latent: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -43,7 +43,11 @@ class RewardHead(nn.Module):
 
     def forward(self, agent: Tensor) -> Tensor:
         """Return the calibrated reward (...) of the agent's own frame."""
-        raw = self.raw(agent).float() * self.slope + self.offset
+        return self.calibrated(self.raw(agent))
+
+    def calibrated(self, raw: Tensor) -> Tensor:
+        """Return the rewards that raw outputs (...) stand for."""
+        raw = raw.float() * self.slope + self.offset
         return raw.sigmoid() if self.config.kind == 'binary' else raw
 
     def raw(self, agent: Tensor) -> Tensor:
@@ -89,13 +93,13 @@ def fit_logistic(raw: Tensor, label: Tensor) -> tuple[float, float]:
     Fit P(label) = sigmoid(slope raw + offset): Platt, "Probabilistic outputs ..." (1999).
 
     His targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) keep the fit finite where the labels can be
-    separated.  Newton's method on standardised inputs, halving steps that go too far.
+    separated; a label between 0 and 1 counts as that share of a positive.  Newton's method on
+    standardised inputs, halving steps that go too far.
     """
     positives = float(label.sum())
     negatives = len(label) - positives
-    target = torch.where(
-        label > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2)
-    ).double()
+    least, most = 1 / (negatives + 2), (positives + 1) / (positives + 2)
+    target = least + (most - least) * label.double()
     raw = raw.double()
     centre, spread = float(raw.mean()), max(float(raw.std(unbiased=False)), 1e-6)
     inputs = torch.stack(((raw - centre) / spread, torch.ones_like(raw)), dim=-1)

@@ -24,7 +24,7 @@ from torch import Tensor
 from .model import Dreamer4
 from .pixels import resize
 from .rollout import Rollout, RolloutConfig
-from ...engine import load_stage
+from ...loop import load_finished
 from ...world import Context, WorldStep
 
 
@@ -113,8 +113,9 @@ def load_model(
     checkpoint: Path, device: torch.device | str = 'cpu', spec: TaskSpec | None = None
 ) -> Dreamer4:
     """
-    Load the model of a checkpoint of stage 'global' whose ``model`` is ``Dreamer4.describe()``.
+    Load the model of a finished checkpoint of stage 'global'; its head is still untrained.
 
+    :raises CheckpointError: the file is missing, damaged, unfinished or of another stage.
     :raises TaskError: it was trained for another task than ``spec``.
     """
-    return Dreamer4.rebuild(load_stage(checkpoint, 'global', spec)['model']).to(device)
+    return Dreamer4.rebuild(load_finished(checkpoint, 'global', spec)).to(device)
