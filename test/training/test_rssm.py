@@ -6,13 +6,13 @@ from dmo_training.models import rssm as module
 from dmo_training.models.rssm import (
     divergence,
     Latent,
-    levels,
     mode,
     moving,
     Rssm,
     RssmConfig,
     sample,
 )
+from dmo_training.models.rssm_nets import levels
 from dmo_training.models.two_hot import symexp, symlog, TwoHot
 from dmo_training.world import Context
 from hypothesis import given, settings

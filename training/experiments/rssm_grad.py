@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from .figures import markdown, save_json
 from .pendulum_biased import cost_of, features, Pendulum, REWARD_SCALE
-from ..models.rssm import dense, divergence, Encoder, Latent, Rssm, RssmConfig, sample
+from ..models.rssm import divergence, Latent, Rssm, RssmConfig, sample
+from ..models.rssm_nets import dense, Encoder
 from ..rl.dmo import graft
 from ..world import Context
 
