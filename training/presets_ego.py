@@ -84,10 +84,11 @@ def ego_presets(spec: TaskSpec) -> Presets:
                 'model_batch': 16,
                 'model_length': 16,
                 'model_lr': 3e-4,
-                'replay': 100_000,
+                'replay': 20_000,
                 # An episode on the twin costs half a second (push_cube) to two (grab_box).
                 'evaluate_every': 40,
                 'evaluate_episodes': 16,
+                'save_every': 40,
             },
             'mid': {'agent': replace(_PAPER_AGENT, actors=64), 'denoising_steps': 4},
             'paper': {'agent': _PAPER_AGENT, 'denoising_steps': 4},

@@ -275,7 +275,7 @@ def make_world(config: Config, device: torch.device | str = 'cpu') -> ResumableM
         get_task(config.task),
         config.denoising_steps,
         config.seed,
-        str(device),
+        device,
     )
 
 

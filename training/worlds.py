@@ -15,6 +15,7 @@ import zlib
 from dmo_ros.core.episode import Episode
 from dmo_ros.core.tasks import TaskSpec
 import numpy as np
+import torch
 
 from .data import PlayDataset
 from .play_cache import cached
@@ -28,7 +29,7 @@ def load_world(
     spec: TaskSpec,
     steps: int | None = None,
     seed: int = 0,
-    device: str = 'cpu',
+    device: torch.device | str = 'cpu',
 ) -> ResumableModel:
     """
     Load ``batch`` worlds of a task; they show frames of ``spec.policy_size`` pixels.
@@ -48,7 +49,8 @@ def load_world(
 
         config = RolloutConfig() if steps is None else RolloutConfig(steps=steps)
         model = load_model(reward_run, spec).to(device)
-        return Dreamer4World(model, batch, config, spec.policy_size, seed=seed)
+        dtype = torch.bfloat16 if model.device.type == 'cuda' else torch.float32
+        return Dreamer4World(model, batch, config, spec.policy_size, seed=seed, dtype=dtype)
     from .models.diamond.world import load_world as load_diamond
     from .train_reward import load_reward
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip('dmo_training.train_head')
 LOCAL = RssmConfig(
     frame_size=64,
     recurrent=8,

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+from dmo_ros.core.images import to_observation
 from dmo_ros.core.tasks import get_task, TaskError
+from dmo_training import train_head
 from dmo_training.data import PlayDataset
 from dmo_training.engine import CheckpointError
 from dmo_training.small_frames import at_policy_size
@@ -12,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-train_head = pytest.importorskip('dmo_training.train_head')
 EGO = ('push_cube', 'grab_box')
 
 
@@ -46,6 +47,20 @@ def test_a_world_takes_the_datasets_frames_and_shows_the_policys(play):
         assert step.proprio.shape == (2, len(spec.proprioception))
     else:
         assert step.proprio is None
+
+
+def test_both_models_start_from_the_same_moments(play):
+    """The view is the observation made small, joints and actions are of those frames."""
+    spec, data, _ = play
+    context = contexts(spec, data, 3, seed=5)
+    frames = context.observation.flatten(0, 1).numpy()
+    small = np.stack([to_observation(frame, spec, spec.policy_size) for frame in frames])
+    assert np.array_equal(context.seen.flatten(0, 1).numpy(), small)
+    assert context.action.shape == (3, spec.context_length - 1, len(spec.actions))
+    if spec.proprioception:
+        whole = np.concatenate([e.proprio for e in PlayDataset.open(data, spec).episodes()])
+        rows = {row.tobytes() for row in whole}
+        assert all(row.tobytes() in rows for row in context.proprio.flatten(0, 1).numpy())
 
 
 def test_a_world_is_saved_and_carried_on(play):
