@@ -1,14 +1,15 @@
 """
 ``dmo demo``: play data to zero-shot policy on a simulated robot, through the real nodes.
 
-Each step is the command a person would type, run as a process of its own; the two that do not need
-each other run side by side.  The folder it leaves holds every product and ``report.json``.
+Each step is the command a person would type, run as a process of its own; where two do not need
+each other they run side by side.  The folder it leaves holds every product and ``report.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 import json
 from pathlib import Path
 import subprocess
@@ -16,9 +17,48 @@ import sys
 import time
 from typing import Any
 
+from .core.tasks import get_task
+
 Figures = dict[str, Any]
 POLL = 0.5
 QUIET = 20.0  # seconds between lines where the output is no terminal
+
+
+@dataclass(frozen=True)
+class Size:
+    """
+    How much a task's demo records and tries, where the command does not say.
+
+    Two cores play some 150 frames a second on the pusher's board, 35 with the dog and 19 with the
+    humanoid; ``speed`` is only the most that a twin may run.
+    """
+
+    frames: int
+    episodes: int
+    graph_episodes: int
+    speed: float = 100.0
+
+
+SIZES = {
+    'pusher': Size(16000, 200, 20, 400.0),
+    'push_cube': Size(6000, 60, 20),
+    'grab_box': Size(6000, 40, 10),
+}
+
+# What the closing table says of each stage: by kind of global model, where the two differ.
+SAID = {
+    'tokenizer': ('psnr', 'psnr_mean_image', 'latent_deviation', 'proprio_error'),
+    'global': (
+        *('psnr_model_10', 'psnr_copy_10', 'object_vanished_16', 'tool_follows'),
+        *('shuffled_ratio_10', 'fine_gain'),
+    ),
+    'reward': (
+        *('milestone_auroc', 'rank_accuracy'),
+        *('auroc', 'auroc_milestone', 'calibration_error'),
+    ),
+    'local': ('frame_error_1', 'copy_error_1', 'reward_error_1', 'proprio_error_1'),
+    'policy': ('step', 'reward', 'strict'),
+}
 
 
 class DemoError(RuntimeError):
@@ -108,25 +148,33 @@ class Stages:
 def demo(
     task: str,
     folder: Path,
-    frames: int,
     seed: int,
     preset: str = 'demo',
-    episodes: int = 200,
-    graph_episodes: int = 20,
+    frames: int | None = None,
+    episodes: int | None = None,
+    graph_episodes: int | None = None,
 ) -> Figures:
-    """Run the loop into ``folder`` and return the figures of report.json."""
+    """
+    Run the loop into ``folder`` and return the figures of report.json.
+
+    :param frames: of play; ``episodes`` and ``graph_episodes`` of the evaluation, in one batch and
+        through the graph.  What is left out comes from :data:`SIZES`.
+    :raises DemoError: the folder exists, or a step failed.
+    """
     if folder.exists():
         raise DemoError(f'{folder} exists already; name another folder with --out, or delete it')
     folder.mkdir(parents=True)
+    size = SIZES[task]
     stages, begun = Stages(folder), time.monotonic()
-    play = stages.time('record', lambda: _record(task, folder, frames, seed))
+    play = stages.time('record', lambda: _record(task, folder, frames or size.frames, seed))
     stages.run(
         [('convert', ['convert', f'{folder}/bag', '-o', f'{folder}/dataset', '--task', task])]
     )
     stages.run(*_learning(task, folder, seed, preset))
     stages.run([('policy', _policy(task, folder, seed, preset))])
     stages.run([('export', _export(folder))])
-    results = stages.time('evaluate', lambda: _evaluate(task, folder, episodes, graph_episodes))
+    tries = episodes or size.episodes, graph_episodes or size.graph_episodes
+    results = stages.time('evaluate', lambda: _evaluate(task, folder, *tries))
     stages.time('pictures', lambda: _pictures(task, folder))
     report = {
         'task': task,
@@ -135,9 +183,7 @@ def demo(
         'play': play,
         'seconds': stages.seconds,
         'total_seconds': round(time.monotonic() - begun, 1),
-        'figures': {
-            name: _last(folder / name) for name in ('global', 'reward', 'local', 'policy')
-        },
+        'figures': {name: _last(folder / name) for name in SAID if (folder / name).is_dir()},
         'results': results,
     }
     (folder / 'report.json').write_text(json.dumps(report, indent=1))
@@ -147,8 +193,10 @@ def demo(
 def _record(task: str, folder: Path, frames: int, seed: int) -> Figures:
     from .record import record
 
-    print(f'-> dmo record {task} -o {folder}/bag --frames {frames} --speed 400', flush=True)
-    return record(task, folder / 'bag', frames=frames, speed=400.0, seed=seed, show=sys.stdout)
+    speed = SIZES[task].speed
+    words = f'{task} -o {folder}/bag --frames {frames} --speed {speed:g} --seed {seed}'
+    print(f'-> dmo record {words}', flush=True)
+    return record(task, folder / 'bag', frames=frames, speed=speed, seed=seed, show=sys.stdout)
 
 
 def _train(stage: str, task: str, folder: Path, seed: int, preset: str) -> list[str]:
@@ -171,19 +219,34 @@ def _train(stage: str, task: str, folder: Path, seed: int, preset: str) -> list[
 def _learning(
     task: str, folder: Path, seed: int, preset: str
 ) -> list[list[tuple[str, list[str]]]]:
-    """Return the chains of the models: the global one beside the reward and the local one."""
+    """
+    Return the chains of the models.
+
+    DIAMOND learns beside reward and local model, a core each; a DreamerV4-type model's reward is a
+    head on it, so its stages follow each other and have all cores.
+    """
+    words = {
+        stage: _train(stage, task, folder, seed, preset)
+        for stage in ('tokenizer', 'global', 'reward', 'local')
+    }
+    words['local'] += ['--reward', f'{folder}/reward']
+    if get_task(task).global_model == 'dreamer4':
+        words['global'] += ['--tokenizer', f'{folder}/tokenizer']
+        words['reward'] += ['--global', f'{folder}/global']
+        return [list(words.items())]
     one = ['--threads', '1']
-    local = [*_train('local', task, folder, seed, preset), '--reward', f'{folder}/reward']
     return [
-        [('global', _train('global', task, folder, seed, preset) + one)],
-        [('reward', _train('reward', task, folder, seed, preset) + one), ('local', local + one)],
+        [('global', words['global'] + one)],
+        [('reward', words['reward'] + one), ('local', words['local'] + one)],
     ]
 
 
 def _policy(task: str, folder: Path, seed: int, preset: str) -> list[str]:
     runs = {'--global': 'global', '--reward': 'reward', '--local': 'local'}
     named = [word for option, run in runs.items() for word in (option, f'{folder}/{run}')]
-    return [*_train('policy', task, folder, seed, preset), *named, '--threads', '1']
+    # The pusher's networks are so small that a second thread only waits.
+    one = ['--threads', '1'] if get_task(task).global_model == 'diamond' else []
+    return [*_train('policy', task, folder, seed, preset), *named, *one]
 
 
 def _export(folder: Path) -> list[str]:
@@ -205,9 +268,7 @@ def _evaluate(task: str, folder: Path, episodes: int, graph_episodes: int) -> li
 def _pictures(task: str, folder: Path) -> None:
     from dmo_training.pictures import learning_curve, rollout_strip
 
-    rollout_strip(
-        task, folder / 'dataset', folder / 'global', folder / 'local', folder / 'rollout_strip.png'
-    )
+    rollout_strip(task, folder / 'dataset', folder, folder / 'rollout_strip.png')
     learning_curve([folder / 'policy'], folder / 'learning_curve.png')
 
 
@@ -226,23 +287,12 @@ def describe(report: Figures, folder: Path) -> str:
 
     play, seconds, figures = report['play'], report['seconds'], report['figures']
     drops = sum(play['drops'].values())
-    said = {
-        'record': f'{play["frames"]} frames, {play["labelled_share"]:.0%} labelled, '
-        f'{drops} dropped',
-        'convert': '',
-        'global': _say(
-            figures['global'],
-            ('psnr_model_10', 'psnr_copy_10', 'object_vanished_16', 'tool_follows'),
-        ),
-        'reward': _say(figures['reward'], ('milestone_auroc', 'rank_accuracy')),
-        'local': _say(figures['local'], ('frame_error_1', 'copy_error_1', 'reward_error_1')),
-        'policy': _say(figures['policy'], ('step', 'reward', 'strict')),
-        'export': '',
-        'evaluate': '',
-        'pictures': '',
-    }
+    said = {name: _say(figures.get(name, {}), names) for name, names in SAID.items()}
+    said['record'] = (
+        f'{play["frames"]} frames, {play["labelled_share"]:.0%} labelled, {drops} dropped'
+    )
     lines = ['', '| stage | seconds | figures |', '|---|---|---|']
-    lines += [f'| {name} | {seconds[name]:.0f} | {text} |' for name, text in said.items()]
+    lines += [f'| {name} | {took:.0f} | {said.get(name, "")} |' for name, took in seconds.items()]
     lines += [f'| all | {report["total_seconds"]:.0f} | |', '', table(report['results']), '']
     return '\n'.join(
         [
@@ -271,12 +321,12 @@ def _say(figures: Figures, names: Sequence[str]) -> str:
 def main(words: Sequence[str]) -> int:
     """Run ``dmo demo``; 0 when the policy's lower bound lies above random's upper bound."""
     parser = argparse.ArgumentParser(prog='dmo demo', description=(__doc__ or '').split('\n')[1])
-    parser.add_argument('--task', default='pusher', choices=['pusher'])
+    parser.add_argument('--task', default='pusher', choices=list(SIZES))
     parser.add_argument('--out', type=Path, help='folder (runs/demo-1, -2, ... when left out)')
-    parser.add_argument('--frames', type=int, default=16000, help='of play data')
+    parser.add_argument('--frames', type=int, help='of play data (the default suits the task)')
     parser.add_argument('--preset', default='demo', help="'smoke' only turns every wheel once")
-    parser.add_argument('--episodes', type=int, default=200, help='of the batched evaluation')
-    parser.add_argument('--graph-episodes', type=int, default=20, help='through the ROS graph')
+    parser.add_argument('--episodes', type=int, help='of the batched evaluation')
+    parser.add_argument('--graph-episodes', type=int, help='of that through the ROS graph')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--json', action='store_true', help='print report.json at the end')
     given = parser.parse_args(words)
@@ -286,9 +336,9 @@ def main(words: Sequence[str]) -> int:
     report = demo(
         given.task,
         folder,
-        given.frames,
         given.seed,
         given.preset,
+        given.frames,
         given.episodes,
         given.graph_episodes,
     )

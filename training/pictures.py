@@ -11,41 +11,49 @@ import numpy as np
 import torch
 
 from .data import PlayDataset
-from .models.diamond.world import load_world
 from .models.rssm import Latent, mode
+from .small_frames import at_policy_size
 from .train_local import load_local
 from .world import Context
+from .worlds import load_world
 
 SHOWN = (0, 1, 2, 4, 8, 12, 16, 24, 32)  # steps after the context
 
 
 @torch.no_grad()
-def rollout_strip(
-    task: str, dataset: Path, global_run: Path, local_run: Path, out: Path, seed: int = 0
-) -> None:
+def rollout_strip(task: str, dataset: Path, runs: Path, out: Path, seed: int = 0) -> None:
     """
     Draw held-out play beside what both models make of its first frames and its actions.
 
     Three rows a sample: real, global (open loop), local (prior alone, open loop), as in Figure 6
-    of the paper.
+    of the paper; all as the policy sees them.
+
+    :param runs: the folder of the runs 'global', 'reward' and 'local'.
     """
     spec = get_task(task)
     play = PlayDataset.open(dataset, spec)
     length = spec.context_length
-    segment = play.sample(np.random.default_rng(seed), 2, length + SHOWN[-1] + 1, held_out=True)
-    context = Context(segment.frames[:, :length], segment.action[:, : length - 1])
-    world = load_world(global_run / 'global.safetensors', 2, lambda frame: torch.zeros(len(frame)))
-    local = load_local(local_run / 'local.safetensors', spec)
+    total = length + SHOWN[-1] + 1
+    picks = play.draw(np.random.default_rng(seed), 2, total, held_out=True)
+    large = play.at(picks, total, held_out=True)
+    small = at_policy_size(play, spec).at(picks, total, held_out=True).frames
+    own = None if large.proprio is None else large.proprio[:, :length]
+    context = Context(
+        large.frames[:, :length], large.action[:, : length - 1], own, small[:, :length]
+    )
+    judge = runs / 'reward' / 'reward.safetensors'
+    world = load_world(runs / 'global' / 'global.safetensors', judge, 2, spec)
+    local = load_local(runs / 'local' / 'local.safetensors', spec)
     world.reset(context)
     latent = local.begin(context)
     rows: dict[str, list[np.ndarray]] = {'real': [], 'global': [], 'local': []}
     for ahead in range(SHOWN[-1] + 1):
-        action = segment.action[:, length - 1 + ahead]
+        action = large.action[:, length - 1 + ahead]
         imagined = world.step(action).observation
         prediction = local.predict(latent, action)
         latent = Latent(prediction.h, mode(prediction.prior))
         if ahead in SHOWN:
-            rows['real'].append(segment.frames[:, length + ahead].numpy())
+            rows['real'].append(small[:, length + ahead].numpy())
             rows['global'].append(imagined.numpy())
             rows['local'].append(local.decode(latent).numpy())
     strips = {name: np.stack(frames, axis=1) for name, frames in rows.items()}
