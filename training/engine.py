@@ -213,7 +213,7 @@ def load_stage(path: Path, stage: str, spec: TaskSpec | None = None) -> dict[str
 
 
 # What may change between stop and resume: nothing that is learned depends on it.
-FREE = ('out', 'device', 'threads', 'log_every', 'save_every')
+FREE = ('out', 'device', 'threads', 'sharding', 'log_every', 'save_every')
 
 
 def load_to_resume(path: Path, stage: str, config: Any, spec: TaskSpec) -> dict[str, Any]:
