@@ -121,7 +121,7 @@ def test_it_learns_what_actions_do():
         latent = 0.5 * action[..., :1].cumsum(dim=1).sin()[..., None].expand(16, 6, 3, 4)
         return Batch(latent, action, torch.ones(16, 6, dtype=torch.bool))
 
-    for _ in range(150):
+    for _ in range(100):
         optimiser.zero_grad()
         objective(draw(), False)[0].backward()
         optimiser.step()

@@ -174,7 +174,7 @@ def test_training_lowers_the_loss():
     frames, proprio = clip(2, 1)
     frames = resize(resize(frames, 2), 16)  # smooth
     first = last = None
-    for _ in range(60):
+    for _ in range(40):
         terms = tokenizer(frames, proprio)
         optimiser.zero_grad()
         terms['total'].backward()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 import json
+import shutil
 
 from dmo_ros.core.episode import EpisodeError, write_meta
 from dmo_ros.core.intent import MILESTONE
@@ -79,19 +80,17 @@ def fixture_local(data, reward, tmp_path_factory):
     return train_local.train(local_config(data, reward, tmp_path_factory.mktemp('local')))
 
 
-@pytest.fixture(name='configs')
-def fixture_configs(data, reward, local, tmp_path):
-    """The configuration of each stage, by its name."""
+def all_configs(data, reward, local, folder):
     return {
-        'reward': reward_config(data, tmp_path / 'reward'),
-        'local': local_config(data, reward, tmp_path / 'local'),
+        'reward': reward_config(data, folder / 'reward'),
+        'local': local_config(data, reward, folder / 'local'),
         'policy': train_policy.Config(
             'pusher',
             data,
-            tmp_path / 'global.safetensors',
+            folder / 'global.safetensors',
             reward,
             local,
-            tmp_path / 'policy',
+            folder / 'policy',
             agent=AGENT,
             forward='twin',
             model_updates=2,
@@ -99,11 +98,27 @@ def fixture_configs(data, reward, local, tmp_path):
             model_length=5,
             replay=80,
             evaluate_every=3,
+            evaluate_episodes=4,
         ),
     }
 
 
 STAGES = {'reward': train_reward.train, 'local': train_local.train, 'policy': train_policy.train}
+
+
+@pytest.fixture(name='configs')
+def fixture_configs(data, reward, local, tmp_path):
+    """The configuration of each stage, by its name."""
+    return all_configs(data, reward, local, tmp_path)
+
+
+@pytest.fixture(name='whole', scope='module')
+def fixture_whole(data, reward, local, tmp_path_factory):
+    """Each stage trained without a stop: its configuration, by its name."""
+    configs = all_configs(data, reward, local, tmp_path_factory.mktemp('whole'))
+    for stage, config in configs.items():
+        STAGES[stage](config)
+    return configs
 
 
 def figures(folder):
@@ -116,11 +131,11 @@ def figures(folder):
 
 
 @pytest.mark.parametrize('stage', STAGES)
-def test_five_and_five_steps_are_ten(stage, configs, tmp_path, differences):
+def test_five_and_five_steps_are_ten(stage, whole, tmp_path, differences):
     """Bit for bit: weights, optimisers, generators, actors, replay, worlds, and every figure."""
-    train, config = STAGES[stage], configs[stage]
+    train, config = STAGES[stage], whole[stage]
     cut = replace(config, out=tmp_path / 'cut')
-    whole = load_checkpoint(train(config))
+    whole = load_checkpoint(config.out / f'{stage}.safetensors')
     half = load_checkpoint(train(cut, until=5))
     torch.manual_seed(12345)  # another process would not have our generator's state
     resumed = load_checkpoint(train(cut, resume=True))
@@ -132,17 +147,18 @@ def test_five_and_five_steps_are_ten(stage, configs, tmp_path, differences):
 
 
 @pytest.mark.parametrize('stage', STAGES)
-def test_a_finished_run_resumed_stays_as_it_is(stage, configs, differences):
-    train, config = STAGES[stage], configs[stage]
-    before = load_checkpoint(train(config))
-    assert differences(before, load_checkpoint(train(config, resume=True))) == []
+def test_a_finished_run_resumed_stays_as_it_is(stage, whole, tmp_path, differences):
+    again = replace(whole[stage], out=shutil.copytree(whole[stage].out, tmp_path / 'again'))
+    before = load_checkpoint(again.out / f'{stage}.safetensors')
+    after = load_checkpoint(STAGES[stage](again, resume=True))
+    assert differences(before | {'config': 0}, after | {'config': 0}) == []
 
 
 @pytest.mark.parametrize('stage', STAGES)
-def test_steps_lost_in_a_kill_are_taken_again(stage, configs, tmp_path, differences):
+def test_steps_lost_in_a_kill_are_taken_again(stage, whole, tmp_path, differences):
     """Killed at step 7 after a checkpoint at 5: the same end, and no figure twice."""
-    train, config = STAGES[stage], configs[stage]
-    whole = load_checkpoint(train(config))
+    train, config = STAGES[stage], whole[stage]
+    whole = load_checkpoint(config.out / f'{stage}.safetensors')
     cut = replace(config, out=tmp_path / 'cut')
     checkpoint = train(cut, until=5).read_bytes()
     path = train(cut, resume=True, until=7)
@@ -155,7 +171,7 @@ def test_steps_lost_in_a_kill_are_taken_again(stage, configs, tmp_path, differen
 def test_a_replay_on_disk_resumes_as_well(configs, tmp_path, monkeypatch, differences):
     """As long as it has not gone round; frames stay out of the checkpoint."""
     monkeypatch.setattr(train_policy, 'IN_MEMORY', 10)
-    config = replace(configs['policy'], replay=400)
+    config = replace(configs['policy'], replay=400, evaluate_every=0)
     cut = replace(config, out=tmp_path / 'cut')
     whole = load_checkpoint(train_policy.train(config))
     train_policy.train(cut, until=5)
