@@ -20,6 +20,7 @@ import sys
 from typing import Any, NamedTuple
 
 from dmo_ros.core.episode import Episode
+from dmo_ros.core.intent import MILESTONE, PLAY
 from dmo_ros.core.tasks import get_task, TaskSpec
 import numpy as np
 import torch
@@ -69,6 +70,8 @@ class HeadTrainer(loop.Trainer):
     def __init__(
         self, config: Config, team: Team, play: latents.LatentPlay, model: Dreamer4
     ) -> None:
+        for frames in (config.shortcut.short, config.shortcut.long):  # now, not at the first long
+            team.share(rows_of(config.batch, config.long_batch, config.shortcut, frames))
         self.play = play
         parts = (model.dynamics, config.shortcut, model.head, config.freeze_base)
         super().__init__(config, team, Objective(*parts))
@@ -162,7 +165,7 @@ def label_dataset(model: Dreamer4, dataset: PlayDataset) -> None:
     for episode in dataset.episodes():
         latent = encoded(model, episode)
         raw = read(model, episode, latent)
-        scored = model.head.calibrated(torch.from_numpy(raw)).numpy()
+        scored = model.head.calibrated(torch.from_numpy(raw).to(model.device)).cpu().numpy()
         rewards.append(np.where(np.asarray(episode.valid), scored, 0.0).astype(np.float32))
     dataset.label(rewards)
 
@@ -256,8 +259,11 @@ def report(config: Config, model: Dreamer4, play: latents.LatentPlay) -> dict[st
     values = rewards_of(torch.from_numpy(np.concatenate(label)), config.intent_value)
     model.head.calibrate(torch.from_numpy(np.concatenate(raw)), values)
     figures: dict[str, float] = judge(reward, truth)
-    figures['auroc_label'] = auroc(reward, (kinds > 0).astype(np.float32))
-    figures['auroc_milestone'] = auroc(reward, (kinds == 2).astype(np.float32))
+    figures |= {
+        'auroc': auroc(reward, (kinds != PLAY).astype(np.float32)),
+        'auroc_milestone': auroc(reward, (kinds == MILESTONE).astype(np.float32)),
+        'labelled': float(np.mean(kinds != PLAY)),
+    }
     figures |= {'slope': float(model.head.slope), 'offset': float(model.head.offset)}
     stored = {**figures, 'episodes': len(episodes), 'frames': len(truth)}
     text = json.dumps({n: None if np.isnan(v) else v for n, v in stored.items()}, indent=1)
