@@ -111,12 +111,12 @@ def test_when_ticks_cease_it_stands_and_the_arms_are_held(world):
     assert world.peer.sonic.plan is not None
 
 
-@pytest.mark.parametrize('bad', [(), REST[:-1], (*REST, 0.0), (math.nan, *REST[1:])])
-def test_what_is_no_command_is_refused_and_never_leaves(world, bad):
+def test_what_is_no_command_is_refused_and_never_leaves(world):
     robot = world.robot()
     robot.command(REST)
-    with pytest.raises(RobotError, match='22 finite'):
-        robot.command(bad)
+    for bad in ((), REST[:-1], (*REST, 0.0), (math.nan, *REST[1:])):
+        with pytest.raises(RobotError, match='22 finite'):
+            robot.command(bad)
     for _ in range(5):
         robot.tick(DT)
     time.sleep(0.2)
