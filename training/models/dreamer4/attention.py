@@ -14,10 +14,11 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from . import fused
 from .config import HEAD_SIZE, TrunkConfig
+from .fused import NORM_EPS
 
 ROPE_BASE = 10_000.0
-NORM_EPS = 1e-6
 
 
 class Heads(NamedTuple):
@@ -113,6 +114,17 @@ def hide(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, -torch.inf)
 
 
+class Norm(nn.RMSNorm):
+    """The norm of tokens (..., width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide tokens by their root mean square, and scale them."""
+        return fused.rms_norm(x, self.weight)
+
+
 class LayerWeights(nn.Module):
     """One layer for one stream of tokens: norms, attention, gated MLP; no biases."""
 
@@ -126,19 +138,21 @@ class LayerWeights(nn.Module):
         super().__init__()
         width, hidden = config.width, config.mlp_width
         self.heads, self.key_heads = config.heads, config.key_heads
-        self.norm_attention = nn.RMSNorm(width, eps=NORM_EPS)
+        self.norm_attention = Norm(width)
         self.qkv = nn.Linear(width, (self.heads + 2 * self.key_heads) * HEAD_SIZE, bias=False)
         scaled = self.heads + self.key_heads
         self.scale = nn.Parameter(torch.ones(scaled, HEAD_SIZE)) if config.qk_norm else None
         if not ends:
             self.out = nn.Linear(self.heads * HEAD_SIZE, width, bias=False)
-            self.norm_mlp = nn.RMSNorm(width, eps=NORM_EPS)
+            self.norm_mlp = Norm(width)
             self.up = nn.Linear(width, 2 * hidden, bias=False)
             self.down = nn.Linear(hidden, width, bias=False)
 
     def project(self, x: Tensor, turn: Turn) -> Heads:
         """Return the heads of tokens (B, T, S, width) at the positions ``turn`` stands for."""
         qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (-1, HEAD_SIZE))
+        if self.scale is not None and fused.fits(qkv, turn.cos):
+            return Heads(*fused.heads(qkv, self.scale, turn.cos, turn.sin, self.key_heads))
         qk, value = qkv.split((self.heads + self.key_heads, self.key_heads), dim=-2)
         if self.scale is not None:
             qk = F.rms_norm(qk, (HEAD_SIZE,), eps=NORM_EPS) * self.scale
@@ -148,5 +162,4 @@ class LayerWeights(nn.Module):
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add what attention gathered (B, T, S, heads, 64), then the MLP."""
         x = x + self.out(mixed.flatten(-2))
-        gate, value = self.up(self.norm_mlp(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * value)
+        return x + self.down(fused.gate(self.up(self.norm_mlp(x))))

@@ -17,7 +17,7 @@ import torch
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .attention import attend, Heads, LayerWeights, NORM_EPS, Turn, turn_of
+from .attention import attend, Heads, LayerWeights, Norm, Turn, turn_of
 from .config import TrunkConfig
 from .memory import Memory, Ring, Sequence
 
@@ -123,7 +123,7 @@ class Trunk(nn.Module):
             present = [group for group in groups if index < self.depth[group.name]]
             ends = [g.name for g in present if g.drop and index == self.depth[g.name] - 1]
             self.layers.append(Layer(config, present, ends))
-        self.norm = nn.RMSNorm(config.width, eps=NORM_EPS) if config.final_norm else nn.Identity()
+        self.norm = Norm(config.width) if config.final_norm else nn.Identity()
 
     def _depth(self, group: Group) -> int:
         """Return how many layers have the group; nothing is seen of it in a temporal one."""

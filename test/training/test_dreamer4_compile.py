@@ -1,0 +1,166 @@
+"""One frame of a rollout is one graph without questions to the device; its operations are laws."""
+
+from dmo_training.models.dreamer4 import fused
+from dmo_training.models.dreamer4.attention import rotate, Turn, turn_of
+from dmo_training.models.dreamer4.config import (
+    Dreamer4Config,
+    DynamicsConfig,
+    HeadConfig,
+    TokenizerConfig,
+    TrunkConfig,
+)
+from dmo_training.models.dreamer4.model import Dreamer4
+from dmo_training.models.dreamer4.rollout import Noise, Rollout, RolloutConfig
+import pytest
+import torch
+from torch.nn import functional as F
+
+WINDOW, LATENTS, DEPTH, ACTIONS = 5, 3, 4, 2
+TRUNK = TrunkConfig(16, 2, 2, kv_heads=1, time_every=2, window=WINDOW)
+CONFIG = Dreamer4Config(
+    TokenizerConfig(8, 4, LATENTS, DEPTH, TRUNK, streams=1, drop=1, perceptual='none'),
+    DynamicsConfig(ACTIONS, LATENTS, DEPTH, TRUNK, registers=1, levels=16),
+    HeadConfig(hidden=8, ahead=2),
+)
+
+
+@pytest.fixture(name='begun')
+def fixture_begun():
+    """A function that begins a rollout of two rows with the same weights and context."""
+    torch.manual_seed(0)
+    model = Dreamer4(CONFIG)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    latent = torch.randn(2, 3, LATENTS, DEPTH).tanh()
+    action = torch.randn(2, 3, ACTIONS)
+
+    def begin(**config):
+        rollout = Rollout(model, 2, RolloutConfig(**config))
+        rollout.begin(latent, action, torch.ones(2, 3, dtype=torch.bool))
+        return rollout
+
+    return begin
+
+
+def draw(generator):
+    noise = (torch.randn(2, 1, LATENTS, DEPTH, generator=generator) for _ in range(2))
+    return torch.randn(2, 1, ACTIONS, generator=generator), Noise(*noise)
+
+
+def compare(one, other, frames):
+    """Both see the same noise; frames may differ by one level where rounding decides."""
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(frames):
+        given = draw(generator)
+        mine, theirs = one(*given), other(*given)
+        torch.testing.assert_close(mine.latent, theirs.latent, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine.reward, theirs.reward, rtol=1e-4, atol=1e-5)
+        assert (mine.frames.int() - theirs.frames.int()).abs().max() <= 1
+
+
+@pytest.mark.slow
+def test_a_compiled_frame_is_one_graph_and_the_same_before_and_after_the_wrap(begun):
+    torch._dynamo.reset()
+    eager, compiled = begun(), begun()
+    imagine = torch.compile(compiled.imagine, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        compare(eager.imagine, imagine, 1)
+        with torch.compiler.set_stance('fail_on_recompile'):
+            compare(eager.imagine, imagine, 2 * WINDOW)
+
+
+def test_a_frame_is_traced_whole_and_once(begun):
+    """As above without generating code: no break, no question about a tensor's value."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    eager, traced = begun(), begun()
+    imagine = torch.compile(traced.imagine, fullgraph=True, dynamic=False, backend=count)
+    with torch.no_grad():
+        compare(eager.imagine, imagine, 2 * WINDOW)
+    assert len(graphs) == 1
+    asked = {str(node.target) for node in graphs[0].graph.nodes}
+    assert not asked & {'item', 'tolist', 'cpu', 'nonzero', 'aten.nonzero', 'aten._local_scalar'}
+
+
+@pytest.mark.parametrize('chunk', [1, 2])
+def test_reading_only_the_filled_slots_changes_nothing(begun, chunk, monkeypatch):
+    """A step narrows the rings until they wrap; imagine reads them whole."""
+    monkeypatch.setattr('dmo_training.models.dreamer4.memory.BLOCK', 1)
+    whole, narrowed = begun(chunk=chunk), begun(chunk=chunk)
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(2 * WINDOW):
+        action = torch.randn(2, chunk, ACTIONS, generator=generator)
+        both(whole, narrowed, action)
+
+
+def both(whole, narrowed, action):
+    """Step one rollout, and let the other imagine the same with all that its rings hold."""
+    state = narrowed.generator.get_state()
+    mine = narrowed.step(action)
+    whole.generator.set_state(state)
+    noise = Noise(*(whole._draw(*action.shape[:2]) for _ in range(2)))
+    with torch.no_grad():
+        other = whole.imagine(action, noise)
+    torch.testing.assert_close(mine.latent, other.latent, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mine.reward, other.reward, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_begin_anew_do_not_hide_what_longer_rows_remember(begun, monkeypatch):
+    monkeypatch.setattr('dmo_training.models.dreamer4.memory.BLOCK', 1)
+    whole, narrowed = begun(), begun()
+    generator = torch.Generator().manual_seed(7)
+    latent, action = torch.randn(1, 1, LATENTS, DEPTH), torch.randn(1, 1, ACTIONS)
+    for number in range(WINDOW):
+        if number == 1:
+            whole.generator.set_state(narrowed.generator.get_state())
+            for rollout in (whole, narrowed):
+                known = torch.ones(1, 1, dtype=torch.bool)
+                rollout.begin(latent, action, known, torch.tensor([0]))
+        both(whole, narrowed, torch.randn(2, 1, ACTIONS, generator=generator))
+
+
+def plain_heads(qkv, scale, turn, key_heads):
+    qk, value = qkv.split((qkv.shape[-2] - key_heads, key_heads), dim=-2)
+    turned = rotate(F.rms_norm(qk, (64,), eps=fused.NORM_EPS) * scale, turn)
+    return (*turned.split((qk.shape[-2] - key_heads, key_heads), dim=-2), value)
+
+
+@pytest.mark.parametrize('graded', [True, False])
+def test_fused_operations_equal_plain_ones(graded, monkeypatch):
+    monkeypatch.setattr(fused, 'FEW', 0)
+    generator = torch.Generator().manual_seed(1)
+    x, weight = (torch.randn(*s, generator=generator) for s in ((2, 3, 10), (10,)))
+    qkv, scale = (torch.randn(*s, generator=generator) for s in ((1, 2, 3, 4, 64), (3, 64)))
+    turn = turn_of(torch.arange(2)[None, :, None])
+    with torch.set_grad_enabled(graded):
+        torch.testing.assert_close(
+            fused.rms_norm(x, weight), F.rms_norm(x, (10,), weight, fused.NORM_EPS)
+        )
+        first, second = x.chunk(2, dim=-1)
+        torch.testing.assert_close(fused.gate(x), F.silu(first) * second)
+        made = fused.heads(qkv, scale, *turn, 1)
+        for mine, other in zip(made, plain_heads(qkv, scale, turn, 1), strict=True):
+            torch.testing.assert_close(mine, other)
+
+
+def test_gradients_of_fused_operations_are_those_of_plain_ones():
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, 10, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(10, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(fused.rms_norm, (x, weight))
+    assert torch.autograd.gradcheck(fused.gate, (x,))
+    qkv = torch.randn(1, 2, 2, 4, 64, dtype=torch.float64, requires_grad=True)
+    scale = torch.randn(3, 64, dtype=torch.float64, requires_grad=True)
+    turn = Turn(*turn_of(torch.arange(2)[None, :, None], exact=True))
+    towards = [torch.randn(1, 2, 2, n, 64, dtype=torch.float64) for n in (2, 1, 1)]
+    gradients = []
+    for made in (fused.heads(qkv, scale, *turn, 1), plain_heads(qkv, scale, turn, 1)):
+        total = sum((part * way).sum() for part, way in zip(made, towards, strict=True))
+        gradients.append(torch.autograd.grad(total, (qkv, scale)))
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other)
