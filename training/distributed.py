@@ -81,7 +81,7 @@ class Team:
         Meet the others, where torchrun or srun started some; close the team when done.
 
         :param device: 'auto', 'cpu' or 'cuda'; each process takes the GPU of its number.
-        :param patience: seconds to wait for others, here and in every exchange.
+        :param patience: seconds to wait for others in every exchange; here, 300 at most.
         :raises TeamError: the environment is incomplete, or the others do not come.
         """
         place = find_place(os.environ)

@@ -19,6 +19,7 @@ import torch
 from torch import distributed
 
 LOCAL = ('127.0.0.1', 'localhost')
+MEETING = 300.0  # seconds: nodes do not start at once
 FIRST_PORT, PORTS = 20_000, 10_000  # below Linux's range of ephemeral ports
 
 
@@ -144,38 +145,39 @@ def own_gpu(place: Place) -> torch.device:
 
 
 def meet(place: Place, device: torch.device, patience: float) -> None:
-    """Open the process group: gloo for what lies on CPUs, NCCL for what lies on GPUs."""
+    """
+    Open the process group: gloo for what lies on CPUs, NCCL for what lies on GPUs.
+
+    :param patience: seconds that every exchange may take, and meeting too, but at most MEETING.
+    """
+    meeting = min(patience, MEETING)
     os.environ.update(MASTER_ADDR=place.host, MASTER_PORT=str(place.port))
-    limit = timedelta(seconds=patience)
     try:
         distributed.init_process_group(
             'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo',
-            store=_local_store(place, limit) if place.host in LOCAL else None,
+            store=_open_store(place, timedelta(seconds=meeting)),
             rank=place.rank,
             world_size=place.size,
-            timeout=limit,
+            timeout=timedelta(seconds=patience),
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise TeamError(
             f'process {place.rank} of {place.size} did not meet the others at '
-            f'{place.host}:{place.port} within {patience:.0f} s ({error}); look whether all were '
+            f'{place.host}:{place.port} within {meeting:.0f} s ({error}); look whether all were '
             'started, reach that host, and let them use that port'
         ) from error
 
 
-def _local_store(place: Place, limit: timedelta) -> distributed.Store | None:
-    """Let processes of one machine listen on the loopback only; torch's default is all of it."""
-    os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
+def _open_store(place: Place, limit: timedelta) -> distributed.Store | None:
+    """Return where the processes find each other; None where torchrun has opened one."""
+    if place.host in LOCAL:
+        os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
-        return None  # torchrun has opened one
-    listener = None
-    if place.rank == 0:
+        return None
+    first, listener = place.rank == 0, None
+    if first and place.host in LOCAL:  # torch would listen on all networks of the machine
         listener = socket.create_server(('127.0.0.1', place.port)).detach()
+    host = '127.0.0.1' if place.host in LOCAL else place.host
     return distributed.TCPStore(
-        '127.0.0.1',
-        place.port,
-        place.size,
-        is_master=place.rank == 0,
-        timeout=limit,
-        master_listen_fd=listener,
+        host, place.port, place.size, first, timeout=limit, master_listen_fd=listener
     )

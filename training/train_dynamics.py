@@ -76,6 +76,8 @@ class DynamicsTrainer(loop.Trainer):
     config: Config
 
     def __init__(self, config: Config, team: Team, play: latents.LatentPlay) -> None:
+        for frames in (config.shortcut.short, config.shortcut.long):  # now, not at the first long
+            team.share(rows_of(config.batch, config.long_batch, config.shortcut, frames))
         self.play = play
         self.objective = Objective(Dynamics(config.model), config.shortcut)
         super().__init__(config, team, self.objective)
