@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,6 +50,7 @@ def parser(prog: str, stage: str | None = None) -> argparse.ArgumentParser:
     made.add_argument('--reward', type=Path, help='run of stage reward')
     made.add_argument('--local', dest='local_model', type=Path, help='run of stage local')
     made.add_argument('--forward', choices=('global', 'twin'), help='of policy and ppo')
+    made.add_argument('--sharding', choices=('ddp', 'fsdp2'), help='of several processes')
     made.add_argument('--seed', type=int, default=0)
     made.add_argument('--threads', type=int, default=0, help="torch's; 0: all cores")
     made.add_argument('--resume', action='store_true')
@@ -58,7 +60,9 @@ def parser(prog: str, stage: str | None = None) -> argparse.ArgumentParser:
 def main(stage: str, words: Sequence[str]) -> int:
     """Train one stage as the words say; what ``python -m dmo_training.train_...`` runs."""
     given = parser(f'train_{stage}', stage).parse_args(words)
-    print(train_as_given(stage, given))
+    path = train_as_given(stage, given)
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        print(path)
     return 0
 
 
@@ -74,7 +78,11 @@ def train_as_given(stage: str, given: argparse.Namespace) -> Path:
         given.resume,
         seed=given.seed,
         threads=given.threads,
-        **({'forward': given.forward} if given.forward else {}),
+        **{
+            name: getattr(given, name)
+            for name in ('forward', 'sharding')
+            if getattr(given, name) is not None
+        },
     )
 
 

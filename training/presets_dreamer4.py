@@ -46,8 +46,11 @@ def dreamer4_presets(spec: TaskSpec) -> Presets:
         stage: {name: {**fields, **_model(stage, sizes[name])} for name, fields in named.items()}
         for stage, named in _FIELDS.items()
     }
-    for stage in ('global', 'reward'):
-        found[stage]['paper'] |= _ROWS[column]
+    for stage, named in found.items():
+        rows, accumulate = _ROWS[column]
+        named['paper'] |= {'batch': rows, 'accumulate': accumulate}
+        if stage != 'tokenizer':
+            named['paper']['long_batch'] = rows
     return found
 
 
@@ -81,10 +84,7 @@ def _smallest(sizes: Dreamer4Config) -> Dreamer4Config:
 
 _GPU: dict[str, Any] = {'updates': 100_000}
 # Rows of a micro-batch on all GPUs together, and how many of those make an update.
-_ROWS = {
-    'push_cube': {'batch': 24, 'accumulate': 10, 'long_batch': 24},
-    'grab_box': {'batch': 64, 'accumulate': 4, 'long_batch': 64},
-}
+_ROWS = {'push_cube': (24, 10), 'grab_box': (64, 4)}
 
 _FIELDS: Presets = {
     'tokenizer': {
@@ -100,7 +100,7 @@ _FIELDS: Presets = {
             'judge_rows': 32,
         },
         'mid': {**_GPU, 'batch': 16, 'length': 32, 'learning_rate': 3e-4},
-        'paper': {**_GPU, 'batch': 24, 'accumulate': 5},
+        'paper': {**_GPU},
     },
     'global': {
         'smoke': {
