@@ -165,10 +165,11 @@ class Rig:
         self.wire = wire
         self.node = rclpy.create_node('fault_rig')
         self.commands, self.gate, self.bridge = [], [], []
-        kind = convert.command_type(self.spec)
-        self.node.create_subscription(kind, 'cmd', self._on_command, qos.EVERY)
+        self.commands_in = self._hear_commands()
         self._listen('gate/status', self.gate)
         self._listen('bridge/status', self.bridge)
+        self.twin = np.nan
+        self.node.create_subscription(JointState, 'twin/state', self._on_twin, qos.NEWEST)
         self.place_out = self.node.create_publisher(JointState, 'twin/place', qos.FEW)
         self.harm_out = self.node.create_publisher(String, 'twin/harm', qos.FEW)
         self.joy_out = self.node.create_publisher(Joy, 'joy', qos.STREAM)
@@ -187,11 +188,25 @@ class Rig:
             with contextlib.suppress(Exception):  # garbage on a topic that it hears itself
                 self.executor.spin_once(timeout_sec=0.1)
 
+    def _hear_commands(self):
+        kind = convert.command_type(self.spec)
+        return self.node.create_subscription(kind, 'cmd', self._on_command, qos.EVERY)
+
+    @contextlib.contextmanager
+    def deaf(self):
+        """Take no part in ``cmd``: whoever finds a listener there has found gate or bridge."""
+        self.node.destroy_subscription(self.commands_in)
+        yield
+        self.commands_in = self._hear_commands()
+
     def _listen(self, topic, into):
         def take(message):
             into.append((time.monotonic(), message))
 
         self.node.create_subscription(DiagnosticStatus, topic, take, qos.LATCHED)
+
+    def _on_twin(self, message):
+        self.twin = np.array(message.position)
 
     def _on_command(self, message):
         self.commands.append((time.monotonic(), convert.from_command(message, self.spec)))
@@ -321,7 +336,7 @@ class Rig:
         """Put the twin elsewhere and wait until it is there."""
         self.until(self.place_out.get_subscription_count, why='nobody hears twin/place')
         self.place_out.publish(JointState(position=list(map(float, state))))
-        time.sleep(0.5)
+        self.until(lambda: np.allclose(self.twin, state, atol=0.15), why='it was not placed')
 
     def let_go(self):
         """Release the dead-man and report it at once."""
