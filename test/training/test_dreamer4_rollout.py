@@ -150,7 +150,7 @@ def test_frames_are_one_graph_that_is_never_made_again(model):
         return graph.forward
 
     torch._dynamo.reset()
-    compiled, plain = (Rollout(model, 2, RolloutConfig(steps=1)) for _ in range(2))
+    compiled, plain = (Rollout(model, 2, RolloutConfig(steps=2)) for _ in range(2))
     imagine = torch.compile(compiled.imagine, fullgraph=True, backend=backend, dynamic=False)
     latent, action = real(2, 3)
     for rollout in (compiled, plain):
