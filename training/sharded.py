@@ -76,8 +76,8 @@ def _storage(kind: str) -> Callable[..., Any]:
     found = getattr(checkpoint, f'HuggingFaceStorage{kind}', None)
     if found is None:
         raise CheckpointError(
-            f'torch {torch.__version__} does not store shares as safetensors; install torch 2.9 '
-            'or newer, or train with sharding ddp'
+            f'torch {torch.__version__} does not store shares as safetensors; install a newer '
+            'one (2.13 does), or train with sharding ddp'
         )
     return found
 
