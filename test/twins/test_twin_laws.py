@@ -17,19 +17,19 @@ import pytest
 # What the box's unit quaternion costs, and the joints' give under their own weight.
 EXACT = {'grab_box': 1e-12}
 STILL = {'pusher': 0.0, 'grab_box': 2e-3}
-# Worlds and steps of play; in how many cases, at least, success is reached anew.
+# Worlds and steps of play; how often, at least, success is reached.
 PLAYED = {
     'pusher': (32, 600, 32),
-    'push_t': (4, 250, 1),
-    'push_cube': (3, 350, 3),
+    'push_t': (3, 150, 4),
+    'push_cube': (3, 300, 4),
     'grab_box': (3, 120, 1),
 }
-# Worlds and steps; the least share of an expert's successes, the most of chance's.
+# Worlds (half of them for chance) and steps; an expert's least share of successes, chance's most.
 JUDGED = {
     'pusher': (300, 64, 0.95, 0.15),
     'push_t': (6, 140, 5 / 6, 0),
     'push_cube': (8, 115, 6 / 8, 0),
-    'grab_box': (3, 60, 2 / 3, 0),
+    'grab_box': (4, 60, 3 / 4, 0),
 }
 
 
@@ -170,8 +170,9 @@ def test_the_expert_succeeds_and_chance_does_not(task, roll):
     idle = [field.name not in spec.policy_actions for field in spec.actions]
     rates = {}
     for skill in ('expert', 'random'):
-        twin, tracker = make_twin(task, batch, 11), SuccessTracker(spec.success, batch)
-        play = roll(twin, make_operator(task, batch, 12, skill), steps)
+        count = batch if skill == 'expert' else batch // 2
+        twin, tracker = make_twin(task, count, 11), SuccessTracker(spec.success, count)
+        play = roll(twin, make_operator(task, count, 12, skill), steps)
         for state in play.states[1:]:
             tracker.update(twin.distance(state))
         rates[skill] = tracker.strict.mean()
@@ -193,8 +194,9 @@ def test_play_moves_everything_says_what_it_does_and_goes_on_after_success(task,
     assert (play.motions.std(axis=(0, 1)) > 0.05 * limit).all()
     np.testing.assert_array_equal(play.labels == MILESTONE, done)
     shares = np.bincount(play.labels.ravel(), minlength=3) / done.size
-    assert shares[PLAY] > 0.3 and 0.05 < shares[INTENT] < 0.6, shares
-    again = (done[1:] & ~done[:-1]).sum()
+    least = 0.05 if task == 'pusher' else 0.08  # a disc is soon engaged and soon there
+    assert shares[PLAY] > 0.3 and least < shares[INTENT] < 0.6, shares
+    again = (done[1:] & ~done[:-1]).sum()  # more than worlds: somebody began anew
     assert again >= returns, again
     assert play.labels.dtype == np.uint8 and np.isfinite(play.states).all()
 
