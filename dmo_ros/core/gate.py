@@ -132,7 +132,7 @@ class Gate:
         self._sent = Command(self._limiter.values, 0)
         self._sent_at = self._repeated_at = -math.inf
         self._heard, self._heard_at = 0, 0.0
-        self._jumped = 0
+        self._jumped = self._posed = 0  # stamps: of a leap in time, of the posture
         self._witnesses = Witnesses()
         self._early: _Early | None = None
 
@@ -206,7 +206,7 @@ class Gate:
     def on_posture(self, now: float, values: Sequence[float], stamp: int = 0) -> None:
         """Take where the robot is: one number per action field, of velocities it is ignored."""
         if all(map(math.isfinite, values)):
-            self._posture, self._posture_at = tuple(values), now
+            self._posture, self._posture_at, self._posed = tuple(values), now, stamp
             elsewhere = 0 < self._jumped <= stamp
             if elsewhere or not self._limiter.known:
                 self._jumped = 0
@@ -377,6 +377,8 @@ class Gate:
             between = self._between(stamp)
             if between > JUMP * self.config.period:
                 self._jumped = stamp  # the posture heard next is where it is now
+                if self._posture is not None and 0 < stamp <= self._posed:
+                    self._limiter.hold(self._posture)  # the one heard already, too
             allowed = self._limiter.allowed(values)
             self.counts['limited'] += allowed != values
             # By stamps if they move, else by arrival.

@@ -11,7 +11,9 @@ In a task with proprioception a frame goes with the newest joint state stamped n
 is how the converter pairs them.  A state that is stale, lacks a joint or is not finite is never
 acted on: the frame gets no answer, and ``~/status`` says why (:mod:`dmo_ros.core.proprioception`).
 Pictures are late by what a camera needs, so the state of their moment is there already; a frame
-that comes before it, as a twin's may, waits up to ``state_wait`` for it.
+that comes before it, as a twin's may, waits up to ``state_wait`` for it.  The first frame after a
+gap waits that long in any case: a robot that was put elsewhere is then felt by all who heed where
+it is, the gate among them, before anything moves.
 """
 
 from __future__ import annotations
@@ -63,18 +65,23 @@ class PolicyConfig:
     )
     allow_unsigned: bool = parameter(False, 'take an unsigned file although keys are given')
     state_wait: float = parameter(
-        0.05, 'seconds a frame waits for the joint state of its moment to arrive', 0.0, 0.5
+        0.05, 'seconds a frame waits for the joint state of its moment to arrive', 0.0, 0.2
     )
     autostart: bool = parameter(False, 'configure and activate at once (for twins)')
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A frame to be answered: its stamp (ns), and when it arrived (s, steady clock)."""
+    """
+    A frame to be answered: its stamp (ns), and when it arrived (s, steady clock).
+
+    ``anew``: it is the first after a gap.
+    """
 
     message: Image
     stamp: int
     began: float
+    anew: bool
 
 
 class PolicyNode(LifecycleNode):
@@ -170,11 +177,17 @@ class PolicyNode(LifecycleNode):
         if not self.pace.accept(stamp):
             self.skipped += 1
             return
-        self.waiting = Waiting(message, stamp, began)
-        if self.felt is None or self.felt.reached(stamp):
+        self.waiting = Waiting(message, stamp, began, not 0 < self._periods(stamp) < GAP_PERIODS)
+        if self.felt is None:
             self._act()
-        else:
-            self.patience.reset()
+            return
+        self.patience.reset()
+        self._act_if_felt()
+
+    def _act_if_felt(self) -> None:
+        waiting, felt = self.waiting, self.felt
+        if waiting and felt and felt.reached(waiting.stamp) and not waiting.anew:
+            self._act()
 
     def _on_state(self, message: JointState) -> None:
         assert self.felt is not None
@@ -182,8 +195,8 @@ class PolicyNode(LifecycleNode):
         wrong = self.felt.hear(stamp, time.monotonic(), message.name, message.position)
         if wrong:
             self.get_logger().warning(wrong, throttle_duration_sec=2.0)
-        elif self.waiting is not None and self.felt.reached(self.waiting.stamp):
-            self._act()
+        else:
+            self._act_if_felt()
 
     def _on_patience(self) -> None:
         """Answer with the newest state there is, if it may be used at all."""
@@ -225,12 +238,15 @@ class PolicyNode(LifecycleNode):
 
     def _count_gap(self, stamp: int) -> None:
         """Begin anew after a gap in what the policy saw, count what was lost in a shorter one."""
-        periods = (stamp - self.last) * 1e-9 * self.spec.rate_hz
-        if not 0 < periods < GAP_PERIODS:
+        if not 0 < self._periods(stamp) < GAP_PERIODS:
             self._begin()
         else:
-            self.misses += max(0, round(periods) - 1 - self.refused)
+            self.misses += max(0, round(self._periods(stamp)) - 1 - self.refused)
         self.last, self.refused = stamp, 0
+
+    def _periods(self, stamp: int) -> float:
+        """Return the control periods since the newest frame that the policy saw."""
+        return (stamp - self.last) * 1e-9 * self.spec.rate_hz
 
     def _begin(self) -> None:
         if self.policy is not None:

@@ -11,7 +11,9 @@ frame's or later; for a peer, the period's setpoints.  A silent graph is waited 
 ``lockstep_timeout`` and then counted.  At speed 1 and below time just passes.
 
 A reset is a new start in time as well: the clock jumps ahead by ten periods, which recorder,
-converter and policy see as what it is, a gap.
+converter and policy see as what it is, a gap.  In lockstep a robot with a peer first stands for a
+moment: setpoints that answer the frame before are still on their way, carry no stamps, and would
+move it at its new place.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from ..core.tasks import get_task
 from ..twins.base import harm, make_peer, make_twin, Peer
 
 RESET_PERIODS = 10
+SETTLE = 0.1  # seconds in which what was on its way to the robot arrives and is dropped
 TICK = 10_000_000  # ns of a peer's time between two of its decisions
 BEHIND = 0.1  # seconds it may lag before it lets the lost time go
 
@@ -75,7 +78,7 @@ class TwinNode(Node):
         self.stamp = self.frame = RESET_PERIODS * self.period
         self.command = np.zeros((1, len(self.spec.actions)))
         self.commanded = 0  # the stamp of the frame at which the newest command came
-        self.answered = False
+        self.answered = self.settling = False
         self.misses = self.steps = 0
         self._picture_at = 0
         self._next = self._first()
@@ -109,7 +112,9 @@ class TwinNode(Node):
             self._on_answer()
 
     def _on_peer(self) -> None:
-        if self.lockstep and self.peer is not None and self.peer.pending >= self.peer.burst:
+        if not self.lockstep or self.settling or self.peer is None:
+            return
+        if self.peer.pending >= self.peer.burst:
             self._on_answer()
 
     def _on_answer(self) -> None:
@@ -120,6 +125,9 @@ class TwinNode(Node):
 
     # ------------------------------------------------------------------ time
     def _on_timer(self) -> None:
+        if self.settling:
+            self._settled()
+            return
         if self.lockstep and not self.answered:
             self.misses += 1
             self.answered = True
@@ -192,6 +200,16 @@ class TwinNode(Node):
         if self.peer is not None:
             self.peer.reset()
         self.command[:] = 0.0
+        if self.lockstep and self.peer is not None:
+            self.settling = True
+            self._wake_after(SETTLE)
+        else:
+            self._settled()
+
+    def _settled(self) -> None:
+        if self.settling and self.peer is not None:
+            self.settling = False
+            self.peer.reset()
         self.stamp += RESET_PERIODS * self.period
         self._next = self._first()
         self._show()
@@ -221,7 +239,8 @@ class TwinNode(Node):
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._begin()
-        response.success, response.message = True, f'new start at {self.stamp * 1e-9:.1f} s'
+        begins = self.stamp + self.settling * RESET_PERIODS * self.period
+        response.success, response.message = True, f'new start at {begins * 1e-9:.1f} s'
         return response
 
     def _diagnose(self) -> tuple[int, str, dict[str, object]]:

@@ -94,8 +94,8 @@ def robot(new_probe, start, body_file):
 
     rclpy.init()
     probe = new_probe()
-    # A busy machine may bring the state of a moment long after its picture.
-    start('policy', path=str(body_file), task='grab_box', autostart=True, state_wait=0.25)
+    # A busy machine may bring a state long after its picture, yet an answer must not be too late.
+    start('policy', path=str(body_file), task='grab_box', autostart=True, state_wait=0.1)
     made = Robot(probe)
     made.meet()
     yield made
