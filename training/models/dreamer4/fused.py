@@ -72,10 +72,19 @@ def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
     return x * factor, factor
 
 
-def _denormalise(grad: Tensor, normed: Tensor, factor: Tensor) -> Tensor:
-    """Return the gradient for x of that for x over its root mean square; spends ``grad``."""
-    along = (grad * normed).mean(dim=-1, keepdim=True)
-    return grad.addcmul_(normed, along, value=-1).mul_(factor)
+def _denormalise(
+    grad: Tensor, weight: Tensor, normed: Tensor, factor: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """
+    Return the gradients for x and, not yet summed up, for ``weight``.
+
+    :param grad: for ``normed * weight``; it is spent.
+    :param normed: x over its root mean square.
+    """
+    to_weight = grad * normed
+    along = (to_weight * weight).mean(dim=-1, keepdim=True)
+    grad.mul_(weight).addcmul_(normed, along, value=-1)
+    return torch.mul(grad, factor, out=out), to_weight
 
 
 def _qk(qkv: Tensor, key_heads: int) -> Tensor:
@@ -88,10 +97,10 @@ def _split(turned: Tensor, qkv: Tensor, key_heads: int) -> Three:
     return query, key, qkv.narrow(-2, count, key_heads)
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
     """Rotate; each half of a head takes its share of the other one in place."""
     half = x.shape[-1] // 2
-    turned = x * cos
+    turned = torch.mul(x, cos, out=out)
     turned[..., :half].addcmul_(x[..., half:], sin[..., :half])
     turned[..., half:].addcmul_(x[..., :half], sin[..., half:])
     return turned
@@ -107,9 +116,8 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, factor, weight = ctx.saved_tensors
-        grad, normed = grads[0], x * factor
-        to_weight = (grad * normed).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        return _denormalise(grad * weight, normed, factor), to_weight
+        to_x, to_weight = _denormalise(grads[0].clone(), weight, x * factor, factor)
+        return to_x, to_weight.flatten(0, -2).sum(0)
 
 
 class _Gate(torch.autograd.Function):
@@ -144,11 +152,13 @@ class _Heads(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         qkv, factor, scale, cos, sin = ctx.saved_tensors
         made = torch.empty_like(qkv)
-        torch.cat(grads, dim=-2, out=made)
         grad = _qk(made, ctx.key_heads)
+        back = torch.empty_like(grad)
         # The transpose of a rotation is the rotation back.
-        back = _turn(grad, cos, sin.neg())
+        parts = back.split((grads[0].shape[-2], ctx.key_heads), dim=-2)
+        for part, given in zip(parts, grads):
+            _turn(given, cos, sin.neg(), out=part)
         normed = _qk(qkv, ctx.key_heads) * factor
-        to_scale = (back * normed).flatten(0, -3).sum(0) if ctx.needs_input_grad[1] else None
-        grad.copy_(_denormalise(back.mul_(scale), normed, factor))
-        return made, to_scale, None, None, None
+        _, to_scale = _denormalise(back, scale, normed, factor, out=grad)
+        made.narrow(-2, grad.shape[-2], ctx.key_heads).copy_(grads[2])
+        return made, to_scale.flatten(0, -3).sum(0), None, None, None
