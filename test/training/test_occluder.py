@@ -72,14 +72,14 @@ TINY = OccluderConfig(
     coder=TrunkConfig(16, 2, 1, time_every=2, window=4),
     dynamics=TrunkConfig(16, 2, 1, time_every=2, window=12),
     tokenizer=StageConfig(2, 2, 1e-3, length=4),
-    forcing=StageConfig(4, 2, 1e-3),
+    forcing=StageConfig(4, 2, 1e-3, matrix_rate=1e-3),
     head=StageConfig(2, 2, 1e-3, length=16),
     shortcut=ShortcutConfig(bootstrap_from=2, bootstrap_every=2, short=8, long=16),
     save_every=1,
 )
 LITTLE = JudgeConfig(
     hidden_for=(2, 3), passages=3, rows=4, horizon=3, horizons=(1, 3), few=2, passes=(1, 2),
-    passes_horizon=2,
+    passes_horizon=2, calibrated_on=8,
 )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_the_whole_experiment_runs_and_goes_on(tmp_path):
     names = {path.name for path in (tmp_path / 'out').iterdir()}
     assert {'dreamer4_occluder.json', 'dreamer4_occluder.png'} <= names
     assert [point['hidden_for'] for point in whole['memory']] == [2, 3]
-    (tmp_path / 'run' / 'head.safetensors').unlink()  # as if stopped before it
+    (tmp_path / 'run' / 'head_4.safetensors').unlink()  # as if stopped before it
     again = occluder.benchmark(TINY, LITTLE, tmp_path / 'run', None)
     whole.pop('cpu_s'), again.pop('cpu_s')
     assert occluder.tables(again) == occluder.tables(whole)

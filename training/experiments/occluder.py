@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 import time
 from typing import Any
@@ -63,15 +64,15 @@ def benchmark(
     latent = encode(model, known, run / 'play.npy')
     train_dynamics(model, known, latent, config, run)
     other = encode(model, held, run / 'held_out.npy')
-    figures = {'tokenizer': judge_tokenizer(model, held.rows(slice(0, 64)))}
+    figures: dict[str, Any] = {'tokenizer': judge_tokenizer(model, held.rows(slice(0, 32)))}
     imaginer = Imaginer(model, held, other)
     figures['memory'] = judge_memory(imaginer, judging)
     figures['passes'] = judge_passes(imaginer, judging)
     if out is not None:
         strips(imaginer, judging, out)
     train_head(model, known, latent, config, run)
-    half = len(other) // 2
-    rows = slice(0, half), slice(half, None)
+    few = judging.calibrated_on
+    rows = slice(0, few), slice(few, 3 * few)
     fit, judged = ((held.rows(part), other[part]) for part in rows)
     figures['intent'] = judge_head(model, fit, judged)
     # The head was trained with the dynamics, so the horizons are those of the whole model.
@@ -215,10 +216,14 @@ def plot(figures: Mapping[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument('--run', type=Path, required=True, help='checkpoints and latents')
+    parser.add_argument('--updates', type=int, help='of the dynamics; more than before go on')
     parser.add_argument('--out', type=Path, default=Path('docs/results'))
     options = parser.parse_args()
     keep_memory()
-    benchmark(OccluderConfig(), JudgeConfig(), options.run, options.out)
+    config = OccluderConfig()
+    if options.updates:
+        config = replace(config, forcing=replace(config.forcing, updates=options.updates))
+    benchmark(config, JudgeConfig(), options.run, options.out)
 
 
 if __name__ == '__main__':

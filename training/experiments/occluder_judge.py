@@ -28,14 +28,15 @@ class JudgeConfig:
     before: int = 8
     cut: int = 4
     after: int = 4
-    hidden_for: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
-    passages: int = 48
-    rows: int = 192
+    hidden_for: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
+    passages: int = 24
+    rows: int = 128
     horizon: int = 24
     horizons: tuple[int, ...] = (1, 2, 4, 8, 16, 24)
-    few: int = 64  # rows for the many denoising passes
-    passes: tuple[int, ...] = (1, 2, 4, 16, 64)
-    passes_horizon: int = 16
+    few: int = 48  # rows for the many denoising passes
+    passes: tuple[int, ...] = (1, 2, 4, 64)
+    passes_horizon: int = 12
+    calibrated_on: int = 60  # episodes; the head is judged on twice as many others
 
 
 class Passages(NamedTuple):
@@ -59,6 +60,8 @@ def passages(play: Play, frames: int, config: JudgeConfig) -> Passages:
                 continue
             if not hidden[begin:end].all() or hidden[end]:
                 continue
+            if area[row, begin - config.before : begin].max() < SHOWN:
+                continue  # it only peeped out: nobody could tell where it was
             seen = np.flatnonzero(area[row, end : end + config.after] >= SHOWN)
             if len(seen):
                 found.append((row, begin, end, end + seen[0]))

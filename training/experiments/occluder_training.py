@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 import json
-import math
 from pathlib import Path
 import time
 from typing import Any
@@ -33,7 +32,13 @@ BETAS = (0.9, 0.99)
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A stage's updates; the rate rises over ``warm_up`` of them and falls to zero (cosine)."""
+    """
+    A stage's updates.
+
+    The rate rises over the first ``warm_up`` of them, stays, and falls over the last
+    ``cool_down``: while it stays, a run may still be made longer or shorter.  With a
+    ``matrix_rate`` the transformers' matrices are optimised by Muon.
+    """
 
     updates: int
     batch: int
@@ -41,11 +46,13 @@ class StageConfig:
     length: int = 0  # frames; the dynamics' are in ShortcutConfig
     decay: float = 0.01
     warm_up: float = 0.03
+    cool_down: float = 0.3
+    matrix_rate: float = 0.0
 
 
 _PLAY, _HELD_OUT = PlayConfig(episodes=1000), PlayConfig(episodes=400, seed=1)
 _CODER = TrunkConfig(64, 4, 1, window=8)
-_DYNAMICS = TrunkConfig(96, 6, 2, time_every=2, window=40)
+_DYNAMICS = TrunkConfig(64, 6, 2, time_every=2, window=40)
 
 
 @dataclass(frozen=True)
@@ -60,13 +67,13 @@ class OccluderConfig:
     dynamics: TrunkConfig = _DYNAMICS
     mask_most: float = 0.5
     tokenizer: StageConfig = StageConfig(1500, 16, 1.5e-3, length=8)
-    forcing: StageConfig = StageConfig(2400, 10, 1e-3, decay=0.05)
-    head: StageConfig = StageConfig(250, 10, 5e-4, length=48)
+    forcing: StageConfig = StageConfig(1400, 8, 1.5e-3, decay=0.05, warm_up=0.0857, cool_down=0.43)
+    head: StageConfig = StageConfig(200, 8, 7e-4, length=48)
     shortcut: ShortcutConfig = field(
-        default_factory=lambda: ShortcutConfig(bootstrap_from=1200, short=48, long=96)
+        default_factory=lambda: ShortcutConfig(bootstrap_from=800, short=48, long=96)
     )
     seed: int = 0
-    save_every: int = 100
+    save_every: int = 50
 
     def model(self) -> Dreamer4Config:
         """Return the sizes."""
@@ -74,7 +81,7 @@ class OccluderConfig:
             SIDE, 8, self.latents, self.bottleneck, self.coder, streams=1, drop=1, places=True,
             perceptual='none', mask_most=self.mask_most,
         )  # fmt: skip
-        dynamics = DynamicsConfig(2, self.latents, self.bottleneck, self.dynamics, registers=2)
+        dynamics = DynamicsConfig(2, self.latents, self.bottleneck, self.dynamics, registers=0)
         return Dreamer4Config(tokenizer, dynamics, HeadConfig(hidden=64))
 
 
@@ -90,23 +97,25 @@ def fit(
     All chance is drawn from the number of the update, so a resumed run is the same run.
     """
     weights = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, stage.rate, BETAS, weight_decay=stage.decay)
+    optimizers = _optimizers(module, stage)
     path, start, spent = run / f'{name}.safetensors', 0, 0.0
     module.train()
     if path.is_file():
         state = load_checkpoint(path)
         module.load_state_dict(state['module'])
-        optimizer.load_state_dict(state['optimizer'])
+        for optimizer, stored in zip(optimizers, state['optimizers'], strict=True):
+            optimizer.load_state_dict(stored)
         start, spent = state['update'], state['cpu_s']
     clock, seen = time.process_time(), dict[str, list[float]]()
     for update in progress(stage.updates, start, name):
-        for group in optimizer.param_groups:
-            group['lr'] = stage.rate * share(update, stage)
+        for optimizer, rate in zip(optimizers, (stage.rate, stage.matrix_rate)):
+            optimizer.param_groups[0]['lr'] = rate * share(update, stage)
         total, figures = loss(update)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        module.zero_grad(set_to_none=True)
+        total.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         for key, value in figures.items():
             seen.setdefault(key, []).append(value)
         if (update + 1) % every == 0 or update + 1 == stage.updates:
@@ -119,7 +128,7 @@ def fit(
                 path,
                 {
                     'module': module.state_dict(),
-                    'optimizer': optimizer.state_dict(),
+                    'optimizers': [optimizer.state_dict() for optimizer in optimizers],
                     'update': update + 1,
                     'cpu_s': used,
                 },
@@ -127,12 +136,30 @@ def fit(
     module.eval()
 
 
+def _optimizers(module: nn.Module, stage: StageConfig) -> list[torch.optim.Optimizer]:
+    """Return AdamW, and Muon for the matrices of the transformers where it has a rate."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, weight in module.named_parameters():
+        if weight.requires_grad:
+            inner = stage.matrix_rate and '.weights.' in name and name.endswith('.weight')
+            (matrices if inner and weight.ndim == 2 else others).append(weight)
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, stage.rate, BETAS, weight_decay=stage.decay)
+    ]
+    if matrices:
+        decay, fit = stage.decay, 'match_rms_adamw'
+        made.append(
+            torch.optim.Muon(matrices, stage.matrix_rate, weight_decay=decay, adjust_lr_fn=fit)
+        )
+    return made
+
+
 def share(update: int, stage: StageConfig) -> float:
     """Return the share of the rate that an update takes."""
-    warm = max(1, round(stage.warm_up * stage.updates))
-    if update < warm:
-        return (update + 1) / warm
-    return (1 + math.cos(math.pi * (update - warm) / max(1, stage.updates - warm))) / 2
+    rising = (update + 1) / max(1, stage.warm_up * stage.updates)
+    falling = (stage.updates - update) / max(1, stage.cool_down * stage.updates)
+    return min(1.0, rising, falling)
 
 
 def chance(seed: int, update: int) -> tuple[np.random.Generator, torch.Generator]:
@@ -196,10 +223,9 @@ def train_dynamics(
         rows = max(1, stage.batch * config.shortcut.short // turn.frames)
         at = windows(rng, known.shape, rows, turn.frames)
         batch = Batch(*(torch.from_numpy(part[at]) for part in (latent, action, known)))
-        with torch.autocast('cpu', torch.bfloat16):
-            made: tuple[Tensor, dict[str, float]] = objective(
-                batch, turn.bootstrap, generator=generator
-            )
+        made: tuple[Tensor, dict[str, float]] = objective(
+            batch, turn.bootstrap, generator=generator
+        )
         return made
 
     fit(objective, loss, stage, 'dynamics', run, config.save_every)
@@ -217,11 +243,11 @@ def train_head(
         rng, generator = chance(config.seed + 1, update)
         at = windows(rng, known.shape, stage.batch, stage.length)
         batch = Batch(*(torch.from_numpy(part[at]) for part in (latent, action, known, label)))
-        with torch.autocast('cpu', torch.bfloat16):
-            made: tuple[Tensor, dict[str, float]] = objective(batch, False, generator=generator)
+        made: tuple[Tensor, dict[str, float]] = objective(batch, False, generator=generator)
         return made
 
-    fit(objective, loss, stage, 'head', run, config.save_every)
+    # Its checkpoint holds the dynamics as well, so it belongs to one length of their training.
+    fit(objective, loss, stage, f'head_{config.forcing.updates}', run, config.save_every)
 
 
 def describe(config: OccluderConfig) -> dict[str, Any]:
