@@ -217,10 +217,11 @@ def run(
         team.save(path, {**plain, 'step': trainer.step, 'trainer': trainer.state_dict(), **more})
 
     end, begun = min(config.updates, until or config.updates), trainer.step
+    latest: dict[str, float] = {}  # of each kind of micro-batch, not only of the one logged at
     for step in _steps(end, begun, stage, team.main):
-        figures = trainer.update()
+        latest |= trainer.update()
         if (step + 1) % config.log_every == 0:
-            figures = team.mean(figures)
+            figures = team.mean(latest)
             if log:
                 log.write(step + 1, figures)
         stopping = team.stopping and step + 1 < end
