@@ -74,8 +74,12 @@ def test_both_have_the_same_model(found, differences):
 
 def test_resumed_twice_they_end_where_they_would_have(found, differences):
     for one in found[1]:
-        parts = (without_torch_generator(one[name]) for name in ('whole', 'pieces'))
-        assert differences(*parts) == []
+        assert differences(one['whole'], one['pieces']) == []
+
+
+def test_each_adds_noise_of_its_own(found):
+    first, second = (one['whole']['rng']['torch'] for one in found[1])
+    assert not torch.equal(first, second)
 
 
 def test_they_learn_from_the_batch_that_one_process_would_draw(found):
