@@ -106,6 +106,11 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Ten
     return turned
 
 
+def _own(x: Tensor) -> Tensor:
+    """Return a dense copy: silu and its gradient take three times as long on rows with gaps."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -125,16 +130,16 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         first, second = x.chunk(2, dim=-1)
-        return F.silu(first).mul_(second)
+        return F.silu(_own(first), inplace=True).mul_(second)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         first, second = x.chunk(2, dim=-1)
-        made = torch.empty_like(x)
+        made, first = torch.empty_like(x), _own(first)
         to_first, to_second = made.chunk(2, dim=-1)
         torch.mul(F.silu(first), grads[0], out=to_second)
-        torch.ops.aten.silu_backward(grads[0] * second, first, grad_input=to_first)
+        to_first.copy_(torch.ops.aten.silu_backward(grads[0] * second, first))
         return made
 
 
