@@ -29,7 +29,8 @@ from typing import Any, TextIO
 from .graph import environment, foreign, PACKAGE, plain, Process, Stack, StackError
 from .stacks import get_stack, GRAPHS
 
-GRACE = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+# A node that still imports dies of SIGTERM in silence; of SIGINT it would tell its life.
+GRACE = ((signal.SIGTERM, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 READY = 'ready'
 
 
@@ -168,7 +169,7 @@ class Graph:
                 raise UpError(child.story())
 
     def stop(self) -> None:
-        """End all: SIGINT, after 5 s SIGTERM, after 5 more SIGKILL."""
+        """End all: SIGTERM, once more after 5 s, after 5 more SIGKILL."""
         for number, grace in GRACE:
             alive = [child for child in self.children.values() if child.code is None]
             for child in alive:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import ctypes
+import gc
 import os
 import signal
 import sys
+import threading
+from types import FrameType
 from typing import Any
 
 READY = 'ready'  # what a node logs when it works; the runner waits for it
@@ -24,6 +27,47 @@ class Finished(Exception):  # noqa: N818 - an end, not an error
         self.code = code
 
 
+class Ending:
+    """
+    What SIGINT and SIGTERM do: they end the spinning between two callbacks.
+
+    Python raises KeyboardInterrupt wherever it happens to be, and rclpy's own handler makes the
+    context invalid: inside of rclpy both become errors of another kind.  While nothing spins, or
+    at a second signal, KeyboardInterrupt it is.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._executor: Any = None
+        hear, tell = os.pipe()
+        os.set_blocking(tell, False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        threading.Thread(target=self._wake, args=(hear,), name='signals', daemon=True).start()
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked, True
+        if again or self._executor is None:
+            raise KeyboardInterrupt
+
+    def _wake(self, hear: int) -> None:
+        """Wake a wait that no signal interrupts, so that Python comes to its handlers."""
+        while os.read(hear, 1):
+            executor = self._executor
+            if executor is not None:
+                executor.wake()
+
+    def spin(self, executor: Any) -> None:
+        """Spin until a signal comes."""
+        self._executor = executor
+        try:
+            while not self.asked and executor.context.ok():
+                executor.spin_once()
+        finally:
+            self._executor = None
+
+
 def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
     """
     Make a node, spin it until a signal or :class:`Finished`, and return the process's exit code.
@@ -33,53 +77,51 @@ def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
     """
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
 
     _follow_parent()
-    node = None
+    ending, node = Ending(), None
     try:
-        rclpy.init(args=list(args) if args is not None else None)
+        words = list(args) if args is not None else None
+        rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
         node = factory()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         node.get_logger().info(READY)
-        _spin(executor, node)
+        _spin(ending, executor, node)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     except Finished as end:
         return end.code
-    except ValueError as error:  # every refusal of ours is one: TaskError, ParameterError, ...
-        if type(error) is ValueError:
+    except Exception as error:
+        if ending.asked:  # pybind11 made another error of the interrupt
+            return 0
+        # Every refusal of ours is a ValueError of its own kind: TaskError, ParameterError, ...
+        if not isinstance(error, ValueError) or type(error) is ValueError:
             raise
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
         return 2
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not cut the clean end
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # another one must not cut the clean end
         if node is not None:
             node.destroy_node()
+        gc.collect()  # a node that was interrupted half made lives on in cycles, with its memory
         rclpy.try_shutdown()
     return 0
 
 
-def _spin(executor: Any, node: Any) -> None:
-    """
-    Spin, and survive a lifecycle transition that somebody asked for at the wrong time.
-
-    A signal that comes inside a message's conversion is turned into another error by pybind11; one
-    that comes before a publish makes its context invalid.  Both are the end, not a fault.
-    """
+def _spin(ending: Ending, executor: Any, node: Any) -> None:
+    """Spin, and survive a lifecycle transition that somebody asked for at the wrong time."""
     from rclpy._rclpy_pybind11 import RCLError
 
     while True:
         try:
-            executor.spin()
+            ending.spin(executor)
             return
-        except Finished:
-            raise
-        except Exception as error:
-            if not node.context.ok():
-                return
+        except RCLError as error:
             # rclpy raises a wrong transition out of the service's callback.
-            if not isinstance(error, RCLError) or 'transition' not in str(error):
+            if not node.context.ok() or 'transition' not in str(error):
                 raise
             node.get_logger().error('a transition was asked for that this state does not have')
 
@@ -89,6 +131,6 @@ def _follow_parent() -> None:
     runner = os.environ.get('DMO_RUNNER')
     if runner and sys.platform == 'linux':
         set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGINT)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
         if os.getppid() != int(runner):  # it ended before we asked
             sys.exit(f'the runner {runner} has ended; so does this node')

@@ -21,7 +21,6 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
@@ -132,11 +131,11 @@ class BridgeNode(LifecycleNode):
                 robot = self._new_robot()
                 robot.connect()
                 break
-            except RobotError as error:
+            except BaseException as error:
                 if robot is not None:
                     robot.close()
-                if not self.context.ok():
-                    raise ExternalShutdownException() from error
+                if not isinstance(error, RobotError):
+                    raise  # a signal, say
                 if time.monotonic() > until or self.config.robot == 'real':
                     self.get_logger().error(f'not configured: {error}')
                     return TransitionCallbackReturn.FAILURE

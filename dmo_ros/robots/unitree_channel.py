@@ -192,6 +192,8 @@ class Subscription:
         alive.add(self)
 
     def _take(self, reader: Any) -> None:
+        if reader is None:  # it came while the reader was being made: the next one tells
+            return
         for sample in reader.take(8):
             if type(sample).__name__ == 'InvalidSample':  # the writer's end, not data
                 continue

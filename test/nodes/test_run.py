@@ -1,6 +1,10 @@
 """What a node's process makes of errors: which end it, which are its end, which it survives."""
 
-from dmo_ros.nodes import _spin, Finished
+import os
+import signal
+import threading
+
+from dmo_ros.nodes import _spin, Ending, Finished
 import pytest
 
 pybind = pytest.importorskip('rclpy._rclpy_pybind11')
@@ -21,36 +25,73 @@ class Node:
 
 
 class Executor:
-    """Raises what a list says, then ends."""
+    """Does what a list says, each time it is to spin once; a signal may wake it."""
 
-    def __init__(self, *errors):
-        self.errors = list(errors)
+    def __init__(self, node, *steps):
+        self.context, self.steps, self.woken = node, list(steps), threading.Event()
 
-    def spin(self):
-        if self.errors:
-            raise self.errors.pop(0)
+    def spin_once(self):
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        step()
+
+    def wake(self):
+        self.woken.set()
+
+
+@pytest.fixture
+def ending():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield Ending()
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 WRONG = 'Failed to trigger lifecycle state machine transition: not registered'
 
 
-def test_a_transition_at_the_wrong_time_is_survived():
-    node, executor = Node(True), Executor(pybind.RCLError(WRONG), pybind.RCLError(WRONG))
-    _spin(executor, node)
-    assert not executor.errors and 'transition' in node.logger.text
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_signal_in_the_middle_of_something_is_the_end_and_no_fault():
-    for error in (RuntimeError('Unable to convert call argument'), pybind.RCLError('invalid')):
-        _spin(Executor(error), Node(False))
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_spinning_after_the_callback_and_wakes_a_waiting_one(ending, number):
+    node, done = Node(True), []
+
+    def callback():
+        os.kill(os.getpid(), number)
+        done.append(executor.woken.wait(10.0))
+
+    executor = Executor(node, callback)
+    _spin(ending, executor, node)
+    assert done == [True] and ending.asked
+
+
+def test_a_signal_while_nothing_spins_and_a_second_one_are_an_interrupt(ending):
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert ending.asked
+    node = Node(True)
+    ending.asked = False
+    with pytest.raises(KeyboardInterrupt):
+        _spin(ending, Executor(node, lambda: (interrupt(), interrupt())), node)
+
+
+def test_a_transition_at_the_wrong_time_is_survived(ending):
+    node = Node(True)
+    executor = Executor(node, pybind.RCLError(WRONG), pybind.RCLError(WRONG), interrupt)
+    _spin(ending, executor, node)
+    assert not executor.steps and 'transition' in node.logger.text
 
 
 @pytest.mark.parametrize('error', [RuntimeError('a bug'), pybind.RCLError('x'), Finished(3)])
-def test_a_fault_of_a_living_node_ends_it(error):
+def test_a_fault_of_a_living_node_ends_it(ending, error):
+    node = Node(True)
     with pytest.raises(type(error)):
-        _spin(Executor(error), Node(True))
+        _spin(ending, Executor(node, error), node)
 
 
-def test_a_node_that_is_done_says_so_also_when_a_signal_comes():
-    with pytest.raises(Finished):
-        _spin(Executor(Finished(1)), Node(False))
+def test_a_context_that_somebody_shut_down_is_the_end(ending):
+    _spin(ending, Executor(Node(False)), Node(False))
