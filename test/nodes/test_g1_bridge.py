@@ -1,11 +1,6 @@
 """The G1's bridge as a process, between a gate in the test and the peer in a third process."""
 
 import importlib.util
-import json
-import os
-from pathlib import Path
-import subprocess
-import sys
 import time
 
 from dmo_ros.core.tasks import get_task
@@ -30,44 +25,12 @@ pytestmark = pytest.mark.ros
 
 SPEC = get_task('grab_box')
 REST = np.array([field.rest for field in SPEC.actions])
-STANDIN = Path(__file__).parents[1] / 'twins' / 'g1_standin.py'
 PATIENCE = 40.0
 
 
-class Peer:
-    """The robot's side, in a process of its own."""
-
-    def __init__(self, *words):
-        self.process = subprocess.Popen(
-            [sys.executable, str(STANDIN), os.environ['ROS_DOMAIN_ID'], *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout.readline() == 'ready\n'
-
-    def say(self, line):
-        self.process.stdin.write(f'{line}\n')
-        self.process.stdin.flush()
-
-    def tell(self):
-        self.say('tell')
-        return json.loads(self.process.stdout.readline())
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.stdin.close()
-            try:
-                self.process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-
-
 @pytest.fixture
-def peer():
-    made = Peer()
-    yield made
-    made.close()
+def peer(start_g1_peer):
+    return start_g1_peer()
 
 
 @pytest.fixture
@@ -179,23 +142,20 @@ def test_a_killed_bridge_leaves_a_robot_that_stops_by_itself(
 
 
 @pytest.mark.slow
-def test_in_lockstep_a_command_is_five_plans(probe, gate, start):
-    peer = Peer('lockstep')
-    try:
-        bridge(start, lockstep=True)
-        gate.ready()
-        before = peer.tell()['counts'].get('planner', 0)
-        for sent in range(1, 11):
-            gate.values = REST.copy()
-            gate.values[0] = 0.01 * sent
-            gate.send(100_000_000)
-            gate.values = None
-            probe.until(
-                lambda: peer.tell()['counts'].get('planner', 0) >= before + 5 * sent  # noqa: B023
-            )
-        assert peer.tell()['counts']['planner'] == before + 50
-    finally:
-        peer.close()
+def test_in_lockstep_a_command_is_five_plans(probe, gate, start, start_g1_peer):
+    peer = start_g1_peer('lockstep')
+    bridge(start, lockstep=True)
+    gate.ready()
+    before = peer.tell()['counts'].get('planner', 0)
+    for sent in range(1, 11):
+        gate.values = REST.copy()
+        gate.values[0] = 0.01 * sent
+        gate.send(100_000_000)
+        gate.values = None
+        probe.until(
+            lambda: peer.tell()['counts'].get('planner', 0) >= before + 5 * sent  # noqa: B023
+        )
+    assert peer.tell()['counts']['planner'] == before + 50
 
 
 # ---------------------------------------------------------------------- its parameters
