@@ -86,14 +86,16 @@ def pytest_make_collect_report(collector):
 
 def pytest_collection_modifyitems(items):
     """
-    Give a test of real processes a second and a third try; the summary names each one used.
+    Give a test of processes and sockets a second and a third try; the summary names each one used.
 
-    They wait for discovery and for other processes on a machine that may stand still for seconds;
+    They wait for discovery and for each other on a machine that may stand still for seconds;
     ROS's own builds repeat such tests as well (colcon test --retest-until-pass).  A law that does
     not hold fails three times.
     """
     for item in items:
-        if {'nodes', 'launch'} & set(Path(item.nodeid.split('::')[0]).parts):
+        file = Path(item.nodeid.split('::')[0])
+        folders = {'nodes', 'launch', 'robots', 'twins'} & set(file.parts)
+        if folders or file.name.startswith(('test_discovery', 'test_distributed')):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 

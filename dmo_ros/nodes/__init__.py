@@ -38,34 +38,35 @@ class Ending:
 
     def __init__(self) -> None:
         self.asked = False
-        self._executor: Any = None
+        self._end: Any = None  # a Future while something spins
         hear, tell = os.pipe()
         os.set_blocking(tell, False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._take)
         signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-        threading.Thread(target=self._wake, args=(hear,), name='signals', daemon=True).start()
+        threading.Thread(target=self._listen, args=(hear,), name='signals', daemon=True).start()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked, True
-        if again or self._executor is None:
+        if again or self._end is None:
             raise KeyboardInterrupt
 
-    def _wake(self, hear: int) -> None:
-        """Wake a wait that no signal interrupts, so that Python comes to its handlers."""
+    def _listen(self, hear: int) -> None:
+        """End a wait, which no signal interrupts."""
         while os.read(hear, 1):
-            executor = self._executor
-            if executor is not None:
-                executor.wake()
+            end = self._end
+            if end is not None:
+                end.set_result(None)
 
     def spin(self, executor: Any) -> None:
         """Spin until a signal comes."""
-        self._executor = executor
+        from rclpy.task import Future
+
+        self._end = Future()
         try:
-            while not self.asked and executor.context.ok():
-                executor.spin_once()
+            executor.spin_until_future_complete(self._end)
         finally:
-            self._executor = None
+            self._end = None
 
 
 def run(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 from dmo_ros.nodes import _spin, Ending, Finished
 import pytest
@@ -25,19 +28,20 @@ class Node:
 
 
 class Executor:
-    """Does what a list says, each time it is to spin once; a signal may wake it."""
+    """Does what a list says, then waits for its end."""
 
-    def __init__(self, node, *steps):
-        self.context, self.steps, self.woken = node, list(steps), threading.Event()
+    def __init__(self, *steps):
+        self.steps = list(steps)
 
-    def spin_once(self):
-        step = self.steps.pop(0)
-        if isinstance(step, Exception):
-            raise step
-        step()
-
-    def wake(self):
-        self.woken.set()
+    def spin_until_future_complete(self, end):
+        ended = threading.Event()
+        end.add_done_callback(lambda end: ended.set())
+        for _ in list(self.steps):
+            step = self.steps.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            step()
+        assert ended.wait(10.0)
 
 
 @pytest.fixture
@@ -57,16 +61,40 @@ def interrupt():
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_spinning_after_the_callback_and_wakes_a_waiting_one(ending, number):
-    node, done = Node(True), []
+def test_a_signal_ends_the_spinning_after_the_callback(ending, number):
+    done = []
 
     def callback():
         os.kill(os.getpid(), number)
-        done.append(executor.woken.wait(10.0))
+        time.sleep(0.1)
+        done.append('to its end')
 
-    executor = Executor(node, callback)
-    _spin(ending, executor, node)
-    assert done == [True] and ending.asked
+    _spin(ending, Executor(callback), Node(True))
+    assert done and ending.asked
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_node_that_waits_for_nothing_ends_as_well(number):
+    """Without a timer on the steady clock no callback would ever come."""
+    script = (
+        'from dmo_ros.nodes import run\n'
+        'import rclpy.node\n'
+        "raise SystemExit(run(lambda: rclpy.node.Node('idle')))\n"
+    )
+    idle = subprocess.Popen(
+        [sys.executable, '-c', script],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert 'ready' in idle.stderr.readline()
+        time.sleep(0.2)
+        idle.send_signal(number)
+        assert idle.wait(20) == 0 and not idle.stderr.read()
+    finally:
+        idle.kill()
+        idle.stderr.close()
 
 
 def test_a_signal_while_nothing_spins_and_a_second_one_are_an_interrupt(ending):
@@ -76,12 +104,12 @@ def test_a_signal_while_nothing_spins_and_a_second_one_are_an_interrupt(ending):
     node = Node(True)
     ending.asked = False
     with pytest.raises(KeyboardInterrupt):
-        _spin(ending, Executor(node, lambda: (interrupt(), interrupt())), node)
+        _spin(ending, Executor(lambda: (interrupt(), interrupt())), node)
 
 
 def test_a_transition_at_the_wrong_time_is_survived(ending):
     node = Node(True)
-    executor = Executor(node, pybind.RCLError(WRONG), pybind.RCLError(WRONG), interrupt)
+    executor = Executor(pybind.RCLError(WRONG), pybind.RCLError(WRONG), interrupt)
     _spin(ending, executor, node)
     assert not executor.steps and 'transition' in node.logger.text
 
@@ -90,8 +118,4 @@ def test_a_transition_at_the_wrong_time_is_survived(ending):
 def test_a_fault_of_a_living_node_ends_it(ending, error):
     node = Node(True)
     with pytest.raises(type(error)):
-        _spin(ending, Executor(node, error), node)
-
-
-def test_a_context_that_somebody_shut_down_is_the_end(ending):
-    _spin(ending, Executor(Node(False)), Node(False))
+        _spin(ending, Executor(error), node)
