@@ -22,8 +22,8 @@ except RobotError as missing:
 from dmo_ros.twins.base import make_twin
 from dmo_ros.twins.g1_peer import G1Peer
 
-# At the end of the whole suite a burst is at times one message short at the first try, for a reason
-# not yet known; alone they pass.
+# At the end of the whole suite a burst is at times one message short, for a reason not yet known;
+# alone they pass.
 pytestmark = pytest.mark.slow
 SPEC = get_task('grab_box')
 PATIENCE = 30.0
