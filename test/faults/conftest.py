@@ -146,7 +146,7 @@ class Wire:
         """How long each ear has heard nothing, and where the robot was last."""
         now, state = time.monotonic(), self.state.sample
         ages = [f'{now - ear.arrived:.2f} s' for ear in (self.reader, self.state)]
-        pose = state and [round(float(x), 2) for x in (*state.position[:2], state.yaw_speed)]
+        pose = state and [round(float(x), 2) for x in state.position[:2]]
         return f'; silent: requests {ages[0]}, state {ages[1]}, robot at {pose}'
 
     def close(self):
@@ -196,8 +196,10 @@ class Rig:
     def deaf(self):
         """Take no part in ``cmd``: whoever finds a listener there has found gate or bridge."""
         self.node.destroy_subscription(self.commands_in)
-        yield
-        self.commands_in = self._hear_commands()
+        try:
+            yield
+        finally:
+            self.commands_in = self._hear_commands()
 
     def _listen(self, topic, into):
         def take(message):
