@@ -134,13 +134,18 @@ def plain_heads(qkv, scale, turn, key_heads):
 def test_fused_operations_equal_plain_ones(graded, monkeypatch):
     monkeypatch.setattr(fused, 'FEW', 0)
     generator = torch.Generator().manual_seed(1)
-    x, weight = (torch.randn(*s, generator=generator) for s in ((2, 3, 10), (10,)))
+    sizes = (2, 3, 10), (10,), (4, 10)
+    x, weight, matrix = (torch.randn(*s, generator=generator) for s in sizes)
     qkv, scale = (torch.randn(*s, generator=generator) for s in ((1, 2, 3, 4, 64), (3, 64)))
     turn = turn_of(torch.arange(2)[None, :, None])
     with torch.set_grad_enabled(graded):
         torch.testing.assert_close(
             fused.rms_norm(x, weight), F.rms_norm(x, (10,), weight, fused.NORM_EPS)
         )
+        plain = F.linear(F.rms_norm(x, (10,), weight, fused.NORM_EPS), matrix)
+        torch.testing.assert_close(fused.normed_linear(x, weight, matrix), plain)
+        folded = fused.normed_linear(x, None, matrix * weight)
+        torch.testing.assert_close(folded, plain)
         first, second = x.chunk(2, dim=-1)
         torch.testing.assert_close(fused.gate(x), F.silu(first) * second)
         made = fused.heads(qkv, scale, *turn, 1)
@@ -148,11 +153,25 @@ def test_fused_operations_equal_plain_ones(graded, monkeypatch):
             torch.testing.assert_close(mine, other)
 
 
+def test_one_query_attends_as_many_do():
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(2, 3, n, 64, generator=generator) for n in (1, 7, 7))
+    mask = torch.zeros(2, 1, 1, 7)
+    mask[0, ..., 3:] = -torch.inf
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fused.one_query(query, key, value, mask),
+            F.scaled_dot_product_attention(query, key, value, attn_mask=mask),
+        )
+
+
 def test_gradients_of_fused_operations_are_those_of_plain_ones():
     torch.manual_seed(1)
     x = torch.randn(2, 3, 10, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(10, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(fused.rms_norm, (x, weight))
+    matrix = torch.randn(4, 10, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(fused.normed_linear, (x, weight, matrix))
     assert torch.autograd.gradcheck(fused.gate, (x,))
     qkv = torch.randn(1, 2, 2, 4, 64, dtype=torch.float64, requires_grad=True)
     scale = torch.randn(3, 64, dtype=torch.float64, requires_grad=True)

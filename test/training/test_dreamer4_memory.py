@@ -193,6 +193,11 @@ def test_only_the_difference_of_positions_counts():
     assert not torch.allclose(model(*inputs, memory=memory).latent, near.latent)
 
 
+def test_a_trunk_that_never_attends_along_time_has_no_ring():
+    with pytest.raises(ValueError, match='nothing to remember'):
+        make(layers=1).ring(1)
+
+
 def test_a_chunk_larger_than_the_ring_was_made_for_is_refused():
     with pytest.raises(ValueError, match='larger chunk'):
         Append(make().ring(1, 2), 3)

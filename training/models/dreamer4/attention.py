@@ -78,12 +78,14 @@ def attend(
     if soft_cap:
         key, value = (x.repeat_interleave(share, dim=1) for x in (key, value))
         return _attend_capped(query, key, value, mask, causal, soft_cap)
+    length = query.shape[2]
+    if mask is not None and share == length == 1 and fused.fits(query, key):
+        return fused.one_query(query, key, value, mask)
     if mask is None or share == 1:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=share > 1
         )
     # Fused kernels share keys or take a mask, not both: heads that share become further queries.
-    length = query.shape[2]
     mask = mask if mask.shape[-2] == 1 else mask.repeat(*[1] * (mask.ndim - 2), share, 1)
     query = query.unflatten(1, (-1, share)).flatten(2, 3)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -142,6 +144,7 @@ class LayerWeights(nn.Module):
         self.qkv = nn.Linear(width, (self.heads + 2 * self.key_heads) * HEAD_SIZE, bias=False)
         scaled = self.heads + self.key_heads
         self.scale = nn.Parameter(torch.ones(scaled, HEAD_SIZE)) if config.qk_norm else None
+        self.folded = False
         if not ends:
             self.out = nn.Linear(self.heads * HEAD_SIZE, width, bias=False)
             self.norm_mlp = Norm(width)
@@ -150,8 +153,8 @@ class LayerWeights(nn.Module):
 
     def project(self, x: Tensor, turn: Turn) -> Heads:
         """Return the heads of tokens (B, T, S, width) at the positions ``turn`` stands for."""
-        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (-1, HEAD_SIZE))
-        if self.scale is not None and fused.fits(qkv, turn.cos):
+        qkv = self._norm(x, self.norm_attention, self.qkv).unflatten(-1, (-1, HEAD_SIZE))
+        if self.scale is not None and fused.pays(qkv):
             return Heads(*fused.heads(qkv, self.scale, turn.cos, turn.sin, self.key_heads))
         qk, value = qkv.split((self.heads + self.key_heads, self.key_heads), dim=-2)
         if self.scale is not None:
@@ -162,4 +165,18 @@ class LayerWeights(nn.Module):
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add what attention gathered (B, T, S, heads, 64), then the MLP."""
         x = x + self.out(mixed.flatten(-2))
-        return x + self.down(fused.gate(self.up(self.norm_mlp(x))))
+        return x + self.down(fused.gate(self._norm(x, self.norm_mlp, self.up)))
+
+    def _norm(self, x: Tensor, norm: Norm, linear: nn.Linear) -> Tensor:
+        return fused.normed_linear(x, None if self.folded else norm.weight, linear.weight)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiply the norms' scales into the weights behind them, for inference."""
+        pairs = [(self.norm_attention, self.qkv)]
+        if hasattr(self, 'up'):
+            pairs.append((self.norm_mlp, self.up))
+        for norm, linear in pairs:
+            linear.weight.mul_(norm.weight)
+            norm.weight.fill_(1)  # so what is stored is the same model
+        self.folded = True

@@ -23,27 +23,39 @@ FEW = 1 << 15  # numbers, below which calls cost more than passes over memory
 Three = tuple[Tensor, Tensor, Tensor]
 
 
+def pays(x: Tensor) -> bool:
+    """Return whether these operations pay for x: on the CPU, with enough to do."""
+    return x.device.type == 'cpu' and (torch.is_grad_enabled() or x.numel() >= FEW)
+
+
 def fits(x: Tensor, other: Tensor) -> bool:
-    """Return whether these operations take over: one wide type, on the CPU, enough to do."""
-    if not torch.is_grad_enabled() and x.numel() < FEW:
-        return False
+    """Return whether operations on two tensors of one wide type take over."""
     wide = x.dtype == torch.float32 or x.dtype == torch.float64
-    return wide and x.dtype == other.dtype and x.device.type == 'cpu'
+    return wide and x.dtype == other.dtype and pays(x)
 
 
-def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """Divide x (..., width) by its root mean square and scale it by ``weight`` (width,)."""
+def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+    """Divide x (..., width) by its root mean square and multiply it by ``scale`` (width,)."""
+    if not fits(x, scale):
+        return F.rms_norm(x, scale.shape, scale, NORM_EPS)
+    return _divide(x) * scale
+
+
+def normed_linear(x: Tensor, scale: Tensor | None, weight: Tensor) -> Tensor:
+    """
+    Return the product of ``weight`` (out, width) and the norm of tokens x (..., width).
+
+    The norm's ``scale`` (width,) goes into the weights: they are fewer numbers than the tokens of
+    a batch.  None means that it lies in them already, see ``LayerWeights.fold``.
+    """
     if not fits(x, weight):
-        return F.rms_norm(x, weight.shape, weight, NORM_EPS)
-    if torch.is_grad_enabled():
-        normed: Tensor = _RmsNorm.apply(x, weight)
-        return normed
-    return _normalise(x)[0].mul_(weight)
+        return F.linear(F.rms_norm(x, x.shape[-1:], scale, NORM_EPS), weight)
+    return F.linear(_divide(x), weight if scale is None else weight * scale)
 
 
 def gate(x: Tensor) -> Tensor:
     """Return silu of the first half of x (..., 2 hidden) times the second half."""
-    if torch.is_grad_enabled() and fits(x, x):
+    if torch.is_grad_enabled() and pays(x):
         gated: Tensor = _Gate.apply(x)
         return gated
     first, second = x.chunk(2, dim=-1)
@@ -54,37 +66,43 @@ def heads(qkv: Tensor, scale: Tensor, cos: Tensor, sin: Tensor, key_heads: int) 
     """
     Norm, scale and rotate queries and keys.
 
-    :param qkv: (B, T, S, heads + 2 key_heads, 64), values last.
+    :param qkv: (B, T, S, heads + 2 key_heads, 64), values last; bfloat16 is worked on as float32.
     :param scale: (heads + key_heads, 64).
-    :param cos: broadcasts to the heads, as does ``sin``, the signed sines.
+    :param cos: float32 or float64, broadcasts to the heads; as does ``sin``, the signed sines.
     :returns: query, key and value.
     """
     if torch.is_grad_enabled():
         made: Three = _Heads.apply(qkv, scale, cos, sin, key_heads)
         return made
-    return _split(_turn(_normalise(_qk(qkv, key_heads))[0].mul_(scale), cos, sin), qkv, key_heads)
+    wide = _qk(qkv, key_heads).to(cos.dtype)
+    turned, _ = _norm_and_turn(wide, scale.to(cos.dtype), cos, sin)
+    return _split(turned.to(qkv.dtype), qkv, key_heads)
 
 
-def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return x over its root mean square, and what it was multiplied by (..., 1)."""
+def one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """
+    Attend with one query a head: (N, heads, 1, 64), keys and values (N, heads, M, 64).
+
+    Two batched products take half the time of PyTorch's fused attention, which is made for
+    blocks of queries.
+    """
+    logits = torch.matmul(key, query.transpose(-1, -2)).transpose(-1, -2)
+    weights = logits.mul_(query.shape[-1] ** -0.5).add_(mask).softmax(dim=-1)
+    return torch.matmul(weights, value)
+
+
+def _factor(x: Tensor) -> Tensor:
+    """Return one over the root mean square of x (..., 1)."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    factor = norm.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
-    return x * factor, factor
+    return norm.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
 
 
-def _denormalise(
-    grad: Tensor, weight: Tensor, normed: Tensor, factor: Tensor, out: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """
-    Return the gradients for x and, not yet summed up, for ``weight``.
-
-    :param grad: for ``normed * weight``; it is spent.
-    :param normed: x over its root mean square.
-    """
-    to_weight = grad * normed
-    along = (to_weight * weight).mean(dim=-1, keepdim=True)
-    grad.mul_(weight).addcmul_(normed, along, value=-1)
-    return torch.mul(grad, factor, out=out), to_weight
+def _divide(x: Tensor) -> Tensor:
+    """Divide x by its root mean square."""
+    if torch.is_grad_enabled():
+        divided: Tensor = _Divide.apply(x)
+        return divided
+    return x * _factor(x)
 
 
 def _qk(qkv: Tensor, key_heads: int) -> Tensor:
@@ -106,23 +124,31 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Ten
     return turned
 
 
+def _norm_and_turn(qk: Tensor, scale: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Return heads normed, scaled and rotated, and one over their root mean square (..., 1)."""
+    # Scale and rotation together are one small table; the norm commutes with both.
+    factor, half = _factor(qk), scale.shape[-1] // 2
+    return _turn(qk, cos * scale, sin * scale.roll(half, -1)).mul_(factor), factor
+
+
 def _own(x: Tensor) -> Tensor:
     """Return a dense copy: silu and its gradient take three times as long on rows with gaps."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
-class _RmsNorm(torch.autograd.Function):
+class _Divide(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        normed, factor = _normalise(x)
-        ctx.save_for_backward(x, factor, weight)
-        return normed.mul_(weight)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        factor = _factor(x)
+        ctx.save_for_backward(x, factor)
+        return x * factor
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        x, factor, weight = ctx.saved_tensors
-        to_x, to_weight = _denormalise(grads[0].clone(), weight, x * factor, factor)
-        return to_x, to_weight.flatten(0, -2).sum(0)
+        # With n = x f:  f (g - n mean(g n)), put in terms of x.
+        (grad,), (x, factor) = grads, ctx.saved_tensors
+        along = (grad * x).mean(dim=-1, keepdim=True).mul_(factor.pow(3))
+        return (grad * factor).addcmul_(x, along, value=-1)
 
 
 class _Gate(torch.autograd.Function):
@@ -148,22 +174,27 @@ class _Heads(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, scale: Tensor, cos: Tensor, sin: Tensor, key_heads: int
     ) -> Three:
-        normed, factor = _normalise(_qk(qkv, key_heads))
+        wide = _qk(qkv, key_heads).to(cos.dtype)
+        turned, factor = _norm_and_turn(wide, scale, cos, sin)
         ctx.save_for_backward(qkv, factor, scale, cos, sin)
         ctx.key_heads = key_heads
-        return _split(_turn(normed.mul_(scale), cos, sin), qkv, key_heads)
+        return _split(turned.to(qkv.dtype), qkv, key_heads)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         qkv, factor, scale, cos, sin = ctx.saved_tensors
         made = torch.empty_like(qkv)
-        grad = _qk(made, ctx.key_heads)
-        back = torch.empty_like(grad)
+        qk, grad = _qk(qkv, ctx.key_heads).to(cos.dtype), _qk(made, ctx.key_heads)
+        back = torch.empty_like(qk)
         # The transpose of a rotation is the rotation back.
         parts = back.split((grads[0].shape[-2], ctx.key_heads), dim=-2)
         for part, given in zip(parts, grads):
-            _turn(given, cos, sin.neg(), out=part)
-        normed = _qk(qkv, ctx.key_heads) * factor
-        _, to_scale = _denormalise(back, scale, normed, factor, out=grad)
+            _turn(given.to(cos.dtype), cos, sin.neg(), out=part)
+        with_x = back * qk
+        to_scale = torch.einsum('...hd,...ho->hd', with_x, factor)
+        along = torch.einsum('...hd,hd->...h', with_x, scale).unsqueeze(-1)
+        along = along.mul_(factor.pow(3)).div_(scale.shape[-1])
+        back.mul_(scale).mul_(factor)
+        torch.addcmul(back, qk, along, value=-1, out=grad)
         made.narrow(-2, grad.shape[-2], ctx.key_heads).copy_(grads[2])
-        return made, to_scale.flatten(0, -3).sum(0), None, None, None
+        return made, to_scale, None, None, None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .attention import LayerWeights
 from .config import Dreamer4Config, restore
 from .dynamics import Dynamics
 from .reward import RewardHead
@@ -40,6 +41,9 @@ class Dreamer4(nn.Module):
         255 bins would fall together in bfloat16.
         """
         twin = copy.deepcopy(self).eval().requires_grad_(False)
+        for module in twin.modules():
+            if isinstance(module, LayerWeights):
+                module.fold()
         for part in (twin.tokenizer.encoder, twin.tokenizer.decoder, twin.dynamics):
             part.to(dtype)
         return twin

@@ -181,6 +181,11 @@ class Trunk(nn.Module):
     def ring(self, batch: int, chunk: int = 1, without: Collection[str] = ()) -> Ring:
         """Reserve a ring for ``batch`` rows, on the device and in the type of the weights."""
         every = self.config.time_every
+        if every > self.config.layers:
+            raise ValueError(
+                f'time_every is {every} of {self.config.layers} layers: none attends along time, '
+                'so there is nothing to remember; make it smaller'
+            )
         sizes = {
             group.name: (group.size, self.depth[group.name] // every)
             for group in self.groups
