@@ -19,7 +19,7 @@ from .models.diamond.denoiser import DenoiserConfig
 from .models.rewards import RewardConfig
 from .models.rssm import RssmConfig
 from .presets_dreamer4 import dreamer4_presets
-from .presets_ego import ego_presets
+from .presets_ego import ego_presets, SMALL_LOCAL
 from .rl.agent import DmoSapoConfig
 from .train_diamond import PRESETS as DIAMOND
 
@@ -36,18 +36,8 @@ _DEMO_REWARD = RewardConfig(
     anticipation=(0.95,),
 )
 # A quarter of the paper's widths; what moves is weighed up because the tool is a few pixels.
-_DEMO_LOCAL = RssmConfig(
-    frame_size=32,
-    recurrent=128,
-    groups=16,
-    classes=16,
-    units=128,
-    multiplier=8,
-    mlp_layers=1,
-    image_scale=3.0,
-    reward_scale=10.0,
-    motion_weight=20.0,
-    action_noise=0.3,
+_DEMO_LOCAL = replace(
+    SMALL_LOCAL, frame_size=32, image_scale=3.0, motion_weight=20.0, action_noise=0.3
 )
 # A light local model's Jacobian loses its direction over many steps, so gamma is short-sighted;
 # the anticipated reward already looks ahead.

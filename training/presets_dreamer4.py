@@ -90,7 +90,7 @@ _FIELDS: Presets = {
     'tokenizer': {
         'smoke': {'updates': 5, 'batch': 4, 'length': 4, 'judge_rows': 2, 'judge_length': 8},
         'demo': {
-            'updates': 4000,
+            'updates': 2500,
             'batch': 8,
             'length': _DEMO_WINDOW,
             'learning_rate': 1e-3,
@@ -113,7 +113,7 @@ _FIELDS: Presets = {
             'judge_fine': 8,
         },
         'demo': {
-            'updates': 2200,
+            'updates': 2000,
             'batch': 6,
             'shortcut': _DEMO_SHORTCUT,
             'learning_rate': 1e-3,
@@ -127,7 +127,7 @@ _FIELDS: Presets = {
     'reward': {
         'smoke': {'updates': 5, 'batch': 4, 'shortcut': _SMOKE_SHORTCUT},
         'demo': {
-            'updates': 400,
+            'updates': 300,
             'batch': 6,
             'shortcut': replace(_DEMO_SHORTCUT, bootstrap_from=0),
             'learning_rate': 5e-4,

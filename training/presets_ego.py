@@ -21,7 +21,8 @@ Presets = dict[str, dict[str, dict[str, Any]]]
 _PAPER_AGENT = DmoSapoConfig(epochs=1953)
 _PAPER_LOCAL = RssmConfig(recurrent=4096, units=1024, multiplier=96, mlp_layers=5)
 
-_DEMO_LOCAL = RssmConfig(
+# A local model that two cores train in minutes; ``presets`` has the pusher's of it.
+SMALL_LOCAL = RssmConfig(
     recurrent=128,
     groups=16,
     classes=16,
@@ -52,13 +53,13 @@ _DEMO_AGENT = DmoSapoConfig(
 def ego_presets(spec: TaskSpec) -> Presets:
     """Return the presets of the stages local and policy for a task with a DreamerV4 model."""
     # A walking robot's whole view changes, so what moves says nothing; a standing one's hand does.
-    local = replace(_DEMO_LOCAL, motion_weight=5.0 if spec.body else 0.0)
+    local = replace(SMALL_LOCAL, motion_weight=5.0 if spec.body else 0.0)
     return {
         'local': {
             'smoke': {'model': local, 'updates': 10, 'batch': 4, 'length': 8},
             'demo': {
                 'model': local,
-                'updates': 1500,
+                'updates': 1200,
                 'batch': 16,
                 'length': 16,
                 'learning_rate': 1e-3,
@@ -80,7 +81,7 @@ def ego_presets(spec: TaskSpec) -> Presets:
             },
             'demo': {
                 'agent': _DEMO_AGENT,
-                'denoising_steps': 4,
+                'denoising_steps': 1,
                 'model_updates': 2,
                 'model_batch': 16,
                 'model_length': 16,
