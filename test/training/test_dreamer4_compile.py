@@ -88,9 +88,8 @@ def test_a_frame_is_traced_whole_and_once(begun):
 
 
 @pytest.mark.parametrize('chunk', [1, 2])
-def test_reading_only_the_filled_slots_changes_nothing(begun, chunk, monkeypatch):
+def test_reading_only_the_filled_slots_changes_nothing(begun, chunk):
     """A step narrows the rings until they wrap; imagine reads them whole."""
-    monkeypatch.setattr('dmo_training.models.dreamer4.memory.BLOCK', 1)
     whole, narrowed = begun(chunk=chunk), begun(chunk=chunk)
     generator = torch.Generator().manual_seed(5)
     for _ in range(2 * WINDOW):
@@ -110,8 +109,7 @@ def both(whole, narrowed, action):
     torch.testing.assert_close(mine.reward, other.reward, rtol=1e-4, atol=1e-5)
 
 
-def test_rows_that_begin_anew_do_not_hide_what_longer_rows_remember(begun, monkeypatch):
-    monkeypatch.setattr('dmo_training.models.dreamer4.memory.BLOCK', 1)
+def test_rows_that_begin_anew_do_not_hide_what_longer_rows_remember(begun):
     whole, narrowed = begun(), begun()
     generator = torch.Generator().manual_seed(7)
     latent, action = torch.randn(1, 1, LATENTS, DEPTH), torch.randn(1, 1, ACTIONS)

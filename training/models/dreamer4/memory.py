@@ -24,8 +24,6 @@ from torch import Tensor
 from .attention import attend, Heads, hide, Turn, turn_of, window_mask
 from .config import HEAD_SIZE, TrunkConfig
 
-BLOCK = 16  # slots; a ring is read in multiples of it
-
 
 class Memory(Protocol):
     """How temporal layers reach other frames."""
@@ -72,8 +70,12 @@ class Ring:
     ``key[group][layer]`` and ``value[group][layer]`` are (B, S, key-value heads, capacity, 64),
     ``length`` is (B,) int64: how many frames a row has seen.  ``extent`` slots are read, all of
     them unless whoever knows the lengths without asking the device narrows it: until a ring is
-    full, most of what it costs is reading slots that hold nothing.
+    full, most of what it costs is reading slots that hold nothing.  Where that tells that all rows
+    write the same slot, ``shared`` is its number, and it is written as one block.
     """
+
+    extent: int
+    shared: int | None
 
     def __init__(
         self,
@@ -90,12 +92,13 @@ class Ring:
 
         :param sizes: tokens and temporal layers of each group.
         :param chunk: the most frames that are appended at once.
-        :param align: the capacity is a multiple of this; slots beyond the window are not seen.
+        :param align: capacity and extent are multiples of this; slots beyond the window are not
+            seen.
         """
-        self.trunk, self.chunk = trunk, chunk
+        self.trunk, self.chunk, self.align = trunk, chunk, align
         self.window = trunk.window
         self.capacity = -(-(trunk.window + chunk - 1) // align) * align
-        self.extent = self.capacity
+        self.widen()
 
         def slots(tokens: int, layers: int) -> list[Tensor]:
             shape = (batch, tokens, trunk.key_heads, self.capacity, HEAD_SIZE)
@@ -112,13 +115,19 @@ class Ring:
         parts = (*self.key.values(), *self.value.values())
         return [tensor for layers in parts for tensor in layers]
 
-    def narrow(self, longest: int) -> None:
-        """Read no slots but those that rows of up to ``longest`` frames, new ones too, have."""
-        self.extent = min(self.capacity, -(-longest // BLOCK) * BLOCK)
+    def narrow(self, length: Tensor) -> None:
+        """
+        Read no slots but those that hold a frame, for the next append.
+
+        :param length: of the rows with the new frames (B,) int64, on the host.
+        """
+        shortest, longest = int(length.min()), int(length.max())
+        self.extent = min(self.capacity, -(-longest // self.align) * self.align)
+        self.shared = (longest - 1) % self.capacity if shortest == longest else None
 
     def widen(self) -> None:
-        """Read all slots."""
-        self.extent = self.capacity
+        """Read all slots, and ask the device where each row writes."""
+        self.extent, self.shared = self.capacity, None
 
     def empty(self, rows: Tensor) -> None:
         """Forget rows (int64), their numbers too: one bad value must not outlive a reset."""
@@ -196,7 +205,10 @@ class Append:
         """Write the new keys and values into their slots."""
         for store, new in ((self.ring.key, heads.key), (self.ring.value, heads.value)):
             tensor = store[group][layer]
-            tensor[self.ring.row[:, None], :, :, self.slot] = new.to(tensor.dtype)
+            if self.frames == 1 and self.ring.shared is not None:
+                tensor[..., self.ring.shared, :] = new.squeeze(1)
+            else:
+                tensor[self.ring.row[:, None], :, :, self.slot] = new.to(tensor.dtype)
 
     def attend(self, layer: int, group: str, heads: Heads) -> Tensor:
         """Store, and mix over the ring; tokens count as heads, so that nothing is copied."""

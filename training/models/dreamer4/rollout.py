@@ -154,7 +154,7 @@ class Rollout:
         self.lengths += frames
         rings = [ring for ring in (self.ring, self.screen) if ring is not None]
         for ring in rings:
-            ring.narrow(int(self.lengths.max()))
+            ring.narrow(self.lengths)
         made = self.imagine(action.detach().to(self.model.device), noise)
         for ring in rings:
             ring.widen()
