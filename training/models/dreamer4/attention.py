@@ -153,7 +153,8 @@ class LayerWeights(nn.Module):
 
     def project(self, x: Tensor, turn: Turn) -> Heads:
         """Return the heads of tokens (B, T, S, width) at the positions ``turn`` stands for."""
-        qkv = self._norm(x, self.norm_attention, self.qkv).unflatten(-1, (-1, HEAD_SIZE))
+        qkv = fused.normed_linear(x, self._scale(self.norm_attention), self.qkv.weight)
+        qkv = qkv.unflatten(-1, (-1, HEAD_SIZE))
         if self.scale is not None and fused.pays(qkv):
             return Heads(*fused.heads(qkv, self.scale, turn.cos, turn.sin, self.key_heads))
         qk, value = qkv.split((self.heads + self.key_heads, self.key_heads), dim=-2)
@@ -165,10 +166,11 @@ class LayerWeights(nn.Module):
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add what attention gathered (B, T, S, heads, 64), then the MLP."""
         x = x + self.out(mixed.flatten(-2))
-        return x + self.down(fused.gate(self._norm(x, self.norm_mlp, self.up)))
+        inner = fused.normed_gate(x, self._scale(self.norm_mlp), self.up.weight)
+        return x + self.down(inner)
 
-    def _norm(self, x: Tensor, norm: Norm, linear: nn.Linear) -> Tensor:
-        return fused.normed_linear(x, None if self.folded else norm.weight, linear.weight)
+    def _scale(self, norm: Norm) -> Tensor | None:
+        return None if self.folded else norm.weight
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -48,17 +48,17 @@ def normed_linear(x: Tensor, scale: Tensor | None, weight: Tensor) -> Tensor:
     The norm's ``scale`` (width,) goes into the weights: they are fewer numbers than the tokens of
     a batch.  None means that it lies in them already, see ``LayerWeights.fold``.
     """
-    if not fits(x, weight):
-        return F.linear(F.rms_norm(x, x.shape[-1:], scale, NORM_EPS), weight)
-    return F.linear(_divide(x), weight if scale is None else weight * scale)
+    return F.linear(*_normed(x, scale, weight))
 
 
-def gate(x: Tensor) -> Tensor:
-    """Return silu of the first half of x (..., 2 hidden) times the second half."""
-    if torch.is_grad_enabled() and pays(x):
-        gated: Tensor = _Gate.apply(x)
+def normed_gate(x: Tensor, scale: Tensor | None, weight: Tensor) -> Tensor:
+    """Return silu(a) b, where a and b are the halves of what ``normed_linear`` would return."""
+    normed, weight = _normed(x, scale, weight)
+    if torch.is_grad_enabled() and x.device.type == 'cpu':
+        # Two products, for silu and its gradient take three times as long on rows with gaps.
+        gated: Tensor = _Gate.apply(*(F.linear(normed, half) for half in weight.chunk(2)))
         return gated
-    first, second = x.chunk(2, dim=-1)
+    first, second = F.linear(normed, weight).chunk(2, dim=-1)
     return F.silu(first) * second if torch.is_grad_enabled() else F.silu(first).mul_(second)
 
 
@@ -97,6 +97,13 @@ def _factor(x: Tensor) -> Tensor:
     return norm.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
 
 
+def _normed(x: Tensor, scale: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return normed tokens and the weights to multiply them by; one of them is scaled."""
+    if not fits(x, weight):
+        return F.rms_norm(x, x.shape[-1:], scale, NORM_EPS), weight
+    return _divide(x), weight if scale is None else weight * scale
+
+
 def _divide(x: Tensor) -> Tensor:
     """Divide x by its root mean square."""
     if torch.is_grad_enabled():
@@ -131,11 +138,6 @@ def _norm_and_turn(qk: Tensor, scale: Tensor, cos: Tensor, sin: Tensor) -> tuple
     return _turn(qk, cos * scale, sin * scale.roll(half, -1)).mul_(factor), factor
 
 
-def _own(x: Tensor) -> Tensor:
-    """Return a dense copy: silu and its gradient take three times as long on rows with gaps."""
-    return x.clone(memory_format=torch.contiguous_format)
-
-
 class _Divide(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -153,20 +155,15 @@ class _Divide(torch.autograd.Function):
 
 class _Gate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        first, second = x.chunk(2, dim=-1)
-        return F.silu(_own(first), inplace=True).mul_(second)
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward(first, second)
+        return F.silu(first).mul_(second)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        first, second = x.chunk(2, dim=-1)
-        made, first = torch.empty_like(x), _own(first)
-        to_first, to_second = made.chunk(2, dim=-1)
-        torch.mul(F.silu(first), grads[0], out=to_second)
-        to_first.copy_(torch.ops.aten.silu_backward(grads[0] * second, first))
-        return made
+        first, second = ctx.saved_tensors
+        to_first = torch.ops.aten.silu_backward(grads[0] * second, first)
+        return to_first, F.silu(first).mul_(grads[0])
 
 
 class _Heads(torch.autograd.Function):
@@ -190,10 +187,9 @@ class _Heads(torch.autograd.Function):
         parts = back.split((grads[0].shape[-2], ctx.key_heads), dim=-2)
         for part, given in zip(parts, grads):
             _turn(given.to(cos.dtype), cos, sin.neg(), out=part)
-        with_x = back * qk
-        to_scale = torch.einsum('...hd,...ho->hd', with_x, factor)
-        along = torch.einsum('...hd,hd->...h', with_x, scale).unsqueeze(-1)
-        along = along.mul_(factor.pow(3)).div_(scale.shape[-1])
+        with_normed = (back * qk).mul_(factor)
+        to_scale = with_normed.flatten(0, -3).sum(0)
+        along = with_normed.mul_(scale).mean(dim=-1, keepdim=True).mul_(factor).mul_(factor)
         back.mul_(scale).mul_(factor)
         torch.addcmul(back, qk, along, value=-1, out=grad)
         made.narrow(-2, grad.shape[-2], ctx.key_heads).copy_(grads[2])
