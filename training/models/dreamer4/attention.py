@@ -165,9 +165,9 @@ class LayerWeights(nn.Module):
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add what attention gathered (B, T, S, heads, 64), then the MLP."""
-        x = x + self.out(mixed.flatten(-2))
+        x = fused.plus_linear(x, mixed.flatten(-2), self.out.weight)
         inner = fused.normed_gate(x, self._scale(self.norm_mlp), self.up.weight)
-        return x + self.down(inner)
+        return fused.plus_linear(x, inner, self.down.weight)
 
     def _scale(self, norm: Norm) -> Tensor | None:
         return None if self.folded else norm.weight
