@@ -67,7 +67,9 @@ class OccluderConfig:
     dynamics: TrunkConfig = _DYNAMICS
     mask_most: float = 0.5
     tokenizer: StageConfig = StageConfig(1500, 16, 1.5e-3, length=8)
-    forcing: StageConfig = StageConfig(1400, 8, 1.5e-3, decay=0.05, warm_up=0.0857, cool_down=0.43)
+    forcing: StageConfig = StageConfig(
+        9000, 8, 1.5e-3, decay=0.05, warm_up=0.0857, cool_down=0.43, matrix_rate=3e-3
+    )
     head: StageConfig = StageConfig(200, 8, 7e-4, length=48)
     shortcut: ShortcutConfig = field(
         default_factory=lambda: ShortcutConfig(bootstrap_from=800, short=48, long=96)
