@@ -24,7 +24,7 @@ from torch import nn, Tensor
 from . import engine, sharded
 from .distributed import Stopped, Team
 from .models.diamond.denoiser import bf16_is_native
-from .models.dreamer4.trunk import Layer
+from .models.dreamer4.trunk import is_matrix, Layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,11 @@ class LoopConfig:
 
     An update takes ``accumulate`` micro-batches of ``batch`` rows in all, whatever the number of
     processes.  The learning rate warms up over a share ``warmup`` of the ``updates`` and falls
-    along half a cosine.  ``average`` is the decay of the averaged weights that are used afterwards
-    (0: none).  ``precision`` is that of matrix products: 'fp32', 'bf16', or 'auto' for bfloat16
-    where the processor has it.  ``sharding`` is 'ddp' or 'fsdp2', see :class:`distributed.Team`.
+    along half a cosine.  With a ``matrix_rate`` the matrices inside transformers are optimised by
+    Muon at that rate, and the rest by AdamW.  ``average`` is the decay of the averaged weights
+    that are used afterwards (0: none).  ``precision`` is that of matrix products: 'fp32', 'bf16',
+    or 'auto' for bfloat16 where the processor has it.  ``sharding`` is 'ddp' or 'fsdp2', see
+    :class:`distributed.Team`.
     """
 
     task: str
@@ -46,6 +48,7 @@ class LoopConfig:
     batch: int
     accumulate: int = 1
     learning_rate: float = 1e-4
+    matrix_rate: float = 0.0
     warmup: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
@@ -67,6 +70,11 @@ class LoopConfig:
                 f'averaged weights need a whole copy of the model, and {self.sharding!r} cuts it '
                 "up; set average to 0, or sharding to 'ddp'"
             )
+        if self.matrix_rate and self.sharding != 'ddp':
+            raise ValueError(
+                f'Muon needs whole matrices, and {self.sharding!r} cuts them up; set matrix_rate '
+                "to 0, or sharding to 'ddp'"
+            )
 
 
 class Trainer:
@@ -79,12 +87,7 @@ class Trainer:
         self.average: dict[str, Tensor] = {}
         if config.average:
             self.average = {name: p.detach().clone() for name, p in self.learned.items()}
-        self.optimiser = torch.optim.AdamW(
-            parameter_groups(list(self.learned.values()), config.weight_decay),
-            config.learning_rate,
-            betas=config.betas,
-            fused=True,
-        )
+        self.optimisers = optimisers(config, self.learned)
         self.step = self.skipped = 0
 
     def loss(self, micro: int) -> tuple[Tensor, dict[str, float]]:
@@ -94,8 +97,9 @@ class Trainer:
     def update(self) -> dict[str, float]:
         """Take one optimiser step; a gradient that is not finite is skipped and counted."""
         c, figures = self.config, dict[str, float]()
-        for group in self.optimiser.param_groups:
-            group['lr'] = c.learning_rate * rate(c, self.step)
+        for optimiser, most in zip(self.optimisers, (c.learning_rate, c.matrix_rate)):
+            for group in optimiser.param_groups:
+                group['lr'] = most * rate(c, self.step)
         self.module.train()
         for micro in range(c.accumulate):
             with self.team.accumulate(self.call, last=micro == c.accumulate - 1):
@@ -104,10 +108,12 @@ class Trainer:
             figures.update(parts)
         norm = self.team.clip(self.module, c.grad_clip)
         if bool(torch.isfinite(norm)):
-            self.optimiser.step()
+            for optimiser in self.optimisers:
+                optimiser.step()
         else:
             self.skipped += 1
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
         self.step += 1
         self._follow()
         return {**figures, 'grad_norm': float(norm), 'skipped': self.skipped}
@@ -140,7 +146,7 @@ class Trainer:
         return {
             'module': dict(self.module.state_dict()),
             'average': self.average,
-            'optimiser': sharded.optimiser_state(self.module, self.optimiser),
+            'optimisers': [sharded.optimiser_state(self.module, o) for o in self.optimisers],
             'step': self.step,
             'skipped': self.skipped,
         }
@@ -150,7 +156,8 @@ class Trainer:
         self.module.load_state_dict(state['module'])
         for name, tensor in self.average.items():
             tensor.copy_(state['average'][name])
-        sharded.load_optimiser_state(self.module, self.optimiser, state['optimiser'])
+        for optimiser, stored in zip(self.optimisers, state['optimisers'], strict=True):
+            sharded.load_optimiser_state(self.module, optimiser, stored)
         self.step, self.skipped = int(state['step']), int(state['skipped'])
 
     def weights(self) -> dict[str, Tensor]:
@@ -176,6 +183,28 @@ def rate(config: LoopConfig, step: int) -> float:
     done = step / config.updates
     share = min(1.0, (step + 1) / max(1.0, config.warmup * config.updates))
     return share * (0.51 + 0.49 * math.cos(math.pi * min(1.0, done)))
+
+
+def optimisers(
+    config: LoopConfig, learned: Mapping[str, nn.Parameter]
+) -> list[torch.optim.Optimizer]:
+    """Return AdamW, and Muon for the matrices inside transformers where it has a rate."""
+    matrices, others = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in learned.items():
+        inner = config.matrix_rate and is_matrix(name, parameter)
+        (matrices if inner else others).append(parameter)
+    groups = parameter_groups(others, config.weight_decay)
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, config.learning_rate, betas=config.betas, fused=True)
+    ]
+    if matrices:
+        # Rates like AdamW's: an update has its size.
+        kind, decay = 'match_rms_adamw', config.weight_decay
+        muon = torch.optim.Muon(
+            matrices, config.matrix_rate, weight_decay=decay, adjust_lr_fn=kind
+        )
+        made.append(muon)
+    return made
 
 
 def parameter_groups(parameters: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:

@@ -67,8 +67,10 @@ def fixture_config(data, tokenizer, tmp_path):
     )
 
 
-def test_stopping_and_resuming_equals_not_stopping(config, tmp_path, differences):
+@pytest.mark.parametrize('matrix_rate', [0.0, 1e-3])
+def test_stopping_and_resuming_equals_not_stopping(config, tmp_path, differences, matrix_rate):
     """Through flow and bootstrap, short and long windows; frames are encoded once."""
+    config = replace(config, matrix_rate=matrix_rate)
     whole = load_checkpoint(train(config))
     cut = replace(config, out=tmp_path / 'cut')
     half = load_checkpoint(train(cut, until=3))

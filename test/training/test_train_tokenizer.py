@@ -10,6 +10,7 @@ from dmo_training import loop
 from dmo_training.distributed import Stopped
 from dmo_training.engine import CheckpointError, load_checkpoint
 from dmo_training.models.dreamer4.config import TokenizerConfig, TrunkConfig
+from dmo_training.models.dreamer4.tokenizer import Tokenizer
 from dmo_training.picture_metrics import overlap, psnr, ssim, THINGS
 from dmo_training.train_tokenizer import (
     Config,
@@ -141,11 +142,25 @@ def test_the_learning_rate_warms_up_and_falls(config):
     assert loop.rate(long, 999) == pytest.approx(0.02, abs=1e-3)
 
 
+def test_muon_takes_the_matrices_inside_transformers_and_adamw_the_rest(config):
+    learned = dict(Tokenizer(config.model).named_parameters())
+    adamw, muon = loop.optimisers(replace(config, matrix_rate=1e-3), learned)
+    names = {parameter: name for name, parameter in learned.items()}
+    inner = {names[p] for group in muon.param_groups for p in group['params']}
+    outer = {names[p] for group in adamw.param_groups for p in group['params']}
+    assert inner | outer == set(learned) and not inner & outer
+    kinds = ('qkv.weight', 'out.weight', 'up.weight', 'down.weight')
+    assert all(name.endswith(kinds) for name in inner)
+    assert {'encoder.patch.weight', 'encoder.latent', 'decoder.patch.weight'} <= outer
+    assert len(loop.optimisers(config, learned)) == 1
+
+
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
         ({'precision': 'fp8'}, "use 'auto', 'fp32' or 'bf16'"),
         ({'sharding': 'fsdp2'}, 'set average to 0'),
+        ({'sharding': 'fsdp2', 'average': 0.0, 'matrix_rate': 1e-3}, 'set matrix_rate to 0'),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(config, changes, words):

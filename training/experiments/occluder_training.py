@@ -26,6 +26,7 @@ from ..models.dreamer4.latents import encode_stream
 from ..models.dreamer4.model import Dreamer4
 from ..models.dreamer4.objective import Batch, Objective
 from ..models.dreamer4.shortcut import plan, ShortcutConfig
+from ..models.dreamer4.trunk import is_matrix
 
 BETAS = (0.9, 0.99)
 
@@ -144,8 +145,8 @@ def _optimizers(module: nn.Module, stage: StageConfig) -> list[torch.optim.Optim
     others: list[nn.Parameter] = []
     for name, weight in module.named_parameters():
         if weight.requires_grad:
-            inner = stage.matrix_rate and '.weights.' in name and name.endswith('.weight')
-            (matrices if inner and weight.ndim == 2 else others).append(weight)
+            inner = stage.matrix_rate and is_matrix(name, weight)
+            (matrices if inner else others).append(weight)
     made: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(others, stage.rate, BETAS, weight_decay=stage.decay)
     ]

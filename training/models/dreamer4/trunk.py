@@ -110,6 +110,11 @@ class Layer(nn.Module):
         return mixed.transpose(1, 2).unflatten(0, query.shape[:2])
 
 
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Tell the matrices inside layers, by their names in any module: what Muon may optimise."""
+    return parameter.ndim == 2 and '.weights.' in name and name.endswith('.weight')
+
+
 class Trunk(nn.Module):
     """A stack of layers; layer i (from 1) is temporal where ``time_every`` divides i."""
 
