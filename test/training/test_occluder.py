@@ -78,8 +78,8 @@ TINY = OccluderConfig(
     save_every=1,
 )
 LITTLE = JudgeConfig(
-    hidden_for=(2, 3), passages=3, rows=4, horizon=3, horizons=(1, 3), few=2, passes=(1, 2),
-    passes_horizon=2, calibrated_on=8,
+    context=8, hidden_for=(2, 3), passages=3, rows=4, horizon=3, horizons=(1, 3), few=2,
+    passes=(1, 2), passes_horizon=2, calibrated_on=8,
 )  # fmt: skip
 
 

@@ -23,9 +23,15 @@ VANISHED = 0.4  # of the true area
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """How much is asked; ``before`` real frames precede what is imagined."""
+    """
+    How much is asked.
+
+    ``before`` real frames precede a passage behind the wall, ``context`` any other piece: as many
+    as the tasks have, for an object that is hidden in all of them lies nobody knows where.
+    """
 
     before: int = 8
+    context: int = 32
     cut: int = 4
     after: int = 4
     hidden_for: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
@@ -155,8 +161,8 @@ def judge_memory(imaginer: Imaginer, config: JudgeConfig) -> list[dict[str, Any]
 
 def _pieces(play: Play, rows: int, config: JudgeConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return episodes and first frames to imagine from, spread over the play."""
-    room = play.label.shape[1] - config.horizon - config.before
-    first = config.before + np.random.default_rng(7).integers(room + 1, size=rows)
+    room = play.label.shape[1] - config.horizon - config.context
+    first = config.context + np.random.default_rng(7).integers(room + 1, size=rows)
     return np.arange(rows) % len(play.label), first
 
 
@@ -164,7 +170,7 @@ def judge_horizons(imaginer: Imaginer, config: JudgeConfig) -> dict[str, Any]:
     """Compare imagined frames with the truth, a copy of the last real one, and foreign actions."""
     play = imaginer.play
     rows, first = _pieces(play, config.rows, config)
-    context, ahead = np.full(config.rows, config.before), np.arange(config.horizon)
+    context, ahead = np.full(config.rows, config.context), np.arange(config.horizon)
     truth = play.frames[rows[:, None], first[:, None] + ahead]
     copy = np.broadcast_to(play.frames[rows, first - 1][:, None], truth.shape)
     own, reward = imaginer.run(rows, first, context, config.horizon)
@@ -204,7 +210,7 @@ def judge_passes(imaginer: Imaginer, config: JudgeConfig) -> list[dict[str, Any]
     shown, table = find(truth)[1] >= SHOWN, []
     for steps in config.passes:
         other = Imaginer(imaginer.model, play, imaginer.latent, steps)
-        made, _ = other.run(rows, first, np.full(config.few, config.before), count)
+        made, _ = other.run(rows, first, np.full(config.few, config.context), count)
         figures = {'passes': steps, 'psnr': _psnr(made, truth)}
         table.append({**figures, **_placed(made[shown], truth[shown])})
     return table
