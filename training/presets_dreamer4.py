@@ -4,8 +4,8 @@ Sizes of the stages of a DreamerV4-type global model, see ``presets``.
 ``demo`` is for two cores, ``mid`` for a single GPU, ``paper`` has Table 4's column of the task.
 The paper names no numbers of updates; here they stand for some tens of passes over the play.
 
-The demo's three stages take 25 minutes on two cores: an update of the tokenizer costs 0.25 s of
-one core, of the dynamics and of the head 0.5 s (an EPYC with bfloat16, one thread).
+The demo's three stages take 34 minutes of one core: an update of the tokenizer costs 0.3 s, of the
+dynamics and of the head 0.5 s (an EPYC with bfloat16, one thread).
 """
 
 from __future__ import annotations

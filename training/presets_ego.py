@@ -32,7 +32,7 @@ SMALL_LOCAL = RssmConfig(
     reward_scale=10.0,
     action_noise=0.1,
 )
-# An epoch of push_cube costs 6.8 s of one core: 256 imagined frames, two updates of the local
+# An epoch of push_cube costs 4.2 s of one core: 256 imagined frames, two updates of the local
 # model and, every fourth time, 16 contexts of 32 frames.  The light local model's Jacobian loses
 # its direction over many steps, so gamma is short-sighted.
 _DEMO_AGENT = DmoSapoConfig(
