@@ -164,6 +164,30 @@ def test_one_query_attends_as_many_do():
         )
 
 
+@pytest.mark.parametrize('autocast', [True, False])
+def test_adding_while_multiplying_is_the_sum(autocast):
+    """And what is added to stays float32 where products are bfloat16."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = (2, 3, 5), (2, 3, 7), (5, 7)
+    x, y, weight = (torch.randn(*size, generator=generator) for size in sizes)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        made, plain = fused.plus_linear(x, y, weight), x + F.linear(y, weight)
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made, plain)
+
+
+def test_heads_of_bfloat16_are_worked_on_as_float32():
+    generator = torch.Generator().manual_seed(1)
+    qkv, scale = (torch.randn(*s, generator=generator) for s in ((1, 2, 3, 4, 64), (3, 64)))
+    turn, rough = turn_of(torch.arange(2)[None, :, None]), qkv.bfloat16().requires_grad_()
+    made = fused.heads(rough, scale, *turn, 1)
+    for mine, other in zip(made, plain_heads(rough.float(), scale, turn, 1), strict=True):
+        assert mine.dtype == torch.bfloat16
+        torch.testing.assert_close(mine, other.bfloat16())
+    made[0].float().square().sum().backward()
+    assert rough.grad.dtype == torch.bfloat16 and rough.grad.isfinite().all()
+
+
 def test_gradients_of_fused_operations_are_those_of_plain_ones():
     torch.manual_seed(1)
     x = torch.randn(2, 3, 10, dtype=torch.float64, requires_grad=True)

@@ -67,8 +67,8 @@ def normed_gate(x: Tensor, scale: Tensor | None, weight: Tensor) -> Tensor:
 
 def plus_linear(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     """Return x (..., out) plus the product of ``weight`` (out, width) and y (..., width)."""
-    kinds = x.dtype, y.dtype, torch.is_grad_enabled(), torch.is_autocast_enabled(x.device.type)
-    if kinds != (weight.dtype, weight.dtype, False, False):
+    mixed = torch.is_autocast_enabled(x.device.type) or not x.dtype == y.dtype == weight.dtype
+    if mixed or torch.is_grad_enabled():
         return x + F.linear(y, weight)
     rows = x.flatten(0, -2), y.flatten(0, -2)
     return torch.addmm(*rows, weight.t()).view(x.shape)  # the product adds while it writes
@@ -95,8 +95,8 @@ def one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor
     """
     Attend with one query a head: (N, heads, 1, 64), keys and values (N, heads, M, 64).
 
-    Two batched products take half the time of PyTorch's fused attention, which is made for
-    blocks of queries.
+    Two batched products take half (M = 96) to four fifths (M = 32) of the time of PyTorch's fused
+    attention, which is made for blocks of queries.
     """
     logits = torch.matmul(key, query.transpose(-1, -2)).transpose(-1, -2)
     weights = logits.mul_(query.shape[-1] ** -0.5).add_(mask).softmax(dim=-1)
