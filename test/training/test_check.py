@@ -4,9 +4,9 @@ import json
 
 from dmo_ros.core.episode import Episode, EpisodeError, load_dataset, write_meta
 from dmo_ros.core.tasks import TASKS
-from dmo_training.alignment import estimate_lag
+from dmo_training.alignment import Alignment, estimate_lag
 from dmo_training.bag import BagError
-from dmo_training.check import check, main
+from dmo_training.check import _judge_lag, check, main, Report
 from dmo_training.convert import convert
 import numpy as np
 import pytest
@@ -39,6 +39,13 @@ def test_good_play_is_fit_for_training(twin_bag, seed):
     assert report.alignment.sure and report.alignment.lag == 0
     assert report.rows['/image_raw']['hz'] == pytest.approx(5.0)
     assert sum(report.figures['labels'].values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(('own', 'kind'), [(0.27, 'note'), (0.2, 'error')])
+def test_a_robot_that_answers_late_is_told_from_a_recording_that_is_a_step_off(own, kind):
+    report = Report('play', 'push_cube')
+    _judge_lag(report, Alignment(-1, {-1: 0.31, 0: own, 1: 0.1}, True))
+    assert [finding.level for finding in report.findings] == [kind]
 
 
 @pytest.mark.parametrize('lag', [-2, -1, 1, 2])
