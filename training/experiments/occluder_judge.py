@@ -27,7 +27,7 @@ class JudgeConfig:
     How much is asked.
 
     ``before`` real frames precede a passage behind the wall, ``context`` any other piece: as many
-    as the tasks have, for an object that is hidden in all of them lies nobody knows where.
+    as the tasks have; where an object is that is hidden in all of them, nobody can know.
     """
 
     before: int = 8
